@@ -1,0 +1,51 @@
+# The two commands: `make up` and `make test`. Each sets itself up on a fresh machine.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: up test check lint types layers docs family lock bench-engines clean
+
+up: $(READY) ## walk the whole way of a release on the reference family, then serve it
+	$(BIN)/dutchdoor up examples/gable/family.yaml $(ARGS)
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: lint types layers docs test ## what CI runs
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/python tools/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+family: $(READY) ## retrain the reference family from nothing (about two hours on two cores)
+	$(BIN)/python examples/gable/train/make_family.py $(ARGS)
+
+bench-engines: $(READY) ## measure the engines side by side
+	$(BIN)/python bench/engines/run.py $(ARGS)
+
+lock: $(READY) ## pin every dependency again
+	$(BIN)/python tools/lock.py
+
+clean:
+	rm -rf .venv site dist .mypy_cache .ruff_cache .pytest_cache
+
+$(READY): pyproject.toml constraints.txt requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is older than Python 3.11"; echo; echo "hint: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up .venv (once; a minute or two, 1.3 GB with torch)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

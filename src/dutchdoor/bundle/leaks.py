@@ -1,0 +1,227 @@
+"""Does a folder hold anything that is closed? A first check, by equal content.
+
+Finds closed files under any name, closed tensors in any safetensors or GGUF file, and the text of closed
+prompts, guards and data in any text file or weights' header. What it can't see is in `BLIND_SPOTS`.
+Content that is public already (a reference's weights) and files that open weights hold as well (a shared
+tokenizer) are not closed.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dutchdoor.bundle.tree import digest_files
+from dutchdoor.core import CHUNK, WeightsError
+from dutchdoor.family.weights import TensorSpan, header_size, tensors
+
+BLIND_SPOTS = (
+    "weights that were changed at all: re-cast, quantised, transposed, cut, or merged into other weights",
+    "content inside archives or compressed files",
+    "text that was reworded, and pieces of closed text under 40 characters",
+    "closed code that was edited, and files under 16 bytes",
+    "what a model learnt from a closed one or from closed data",
+)
+WEIGHTS = (".safetensors", ".gguf")
+SMALLEST_FILE = 16  # bytes; `{}` is nobody's secret
+SMALLEST_TENSOR = 256  # bytes
+SHORTEST_PIECE = 40  # characters of one line; licence and YAML boilerplate is mostly shorter
+SHORTEST_WHOLE = 20  # characters of a whole prompt
+LARGEST_TEXT = 64 << 20  # bytes
+MANY = 400  # pieces of text; above it lines are compared whole, below it they are searched anywhere
+TEXT_KINDS = frozenset({"system-prompt", "safety-tooling", "datasets", "evaluation-data"})
+
+
+class Leak(msgspec.Struct, frozen=True, kw_only=True):
+    """Closed content in a file: whose it is, and how it was recognised."""
+
+    file: str
+    component: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Closed:
+    """One closed component: how people know it, and its files."""
+
+    component: str
+    kind: str
+    files: Mapping[str, Path]
+    weights: bool = False  # a variant: only its weights are its own, a tokenizer may be shared
+
+
+@dataclass
+class _Known:
+    """Closed content by what recognises it."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict)
+    pieces: dict[str, str] = field(default_factory=dict)
+
+
+async def find_leaks(
+    files: Mapping[str, Path],
+    closed: Sequence[Closed],
+    *,
+    shared: Sequence[Path] = (),
+    public: Sequence[Path] = (),
+    texts: Mapping[str, str] | None = None,
+) -> tuple[Leak, ...]:
+    """Every place in `files` (and `texts`) where content of `closed` was recognised.
+
+    `shared` are files of open weights whose equals in closed weights (a tokenizer) are not secret;
+    `public` are files that anyone has. Raises WeightsError for broken weights.
+    """
+    known = await _know(files, closed, shared, public)
+    digests = await digest_files(files) if known.files else {}
+    found = [
+        Leak(file=name, component=known.files[digest], how="the same file")
+        for name, digest in digests.items()
+        if digest in known.files
+    ]
+    found += await asyncio.to_thread(lambda: list(_in_weights(files, known)))
+    found += await asyncio.to_thread(lambda: list(_in_texts(files, texts or {}, known)))
+    return tuple(dict.fromkeys(found))
+
+
+async def _know(
+    files: Mapping[str, Path], closed: Sequence[Closed], shared: Sequence[Path], public: Sequence[Path]
+) -> _Known:
+    known = _Known()
+    innocent = set((await digest_files({str(path): path for path in (*shared, *public)})).values())
+    for part in closed:
+        large = {name: path for name, path in part.files.items() if path.stat().st_size >= SMALLEST_FILE}
+        for name, digest in (await digest_files(large)).items():
+            is_shared = part.weights and not name.endswith(WEIGHTS) and digest in innocent
+            if not is_shared:
+                known.files.setdefault(digest, part.component)
+    sizes = {span.nbytes for path in files.values() for span in _spans(path)}
+    hashed = await asyncio.to_thread(lambda: {d for path in public for _, d in _tensors(path, sizes)})
+    for part in closed:
+        for path in part.files.values():
+            for name, digest in await asyncio.to_thread(_listed, path, sizes):
+                if digest not in hashed:
+                    known.tensors.setdefault(digest, f"{part.component}, tensor {name}")
+        if part.kind in TEXT_KINDS:
+            for path in part.files.values():
+                known.pieces |= dict.fromkeys(await asyncio.to_thread(_pieces, path), part.component)
+    return known
+
+
+def _in_weights(files: Mapping[str, Path], known: _Known) -> Iterator[Leak]:
+    if not known.tensors:
+        return
+    for name, path in files.items():
+        for tensor, digest in _tensors(path, None):
+            if digest in known.tensors:
+                yield Leak(
+                    file=name, component=known.tensors[digest], how=f"the same numbers, as tensor {tensor}"
+                )
+
+
+def _in_texts(files: Mapping[str, Path], texts: Mapping[str, str], known: _Known) -> Iterator[Leak]:
+    if not known.pieces:
+        return
+    for name, text in [*((name, _text(path)) for name, path in files.items()), *texts.items()]:
+        if text is None:
+            continue
+        strings = [_normal(line) for line in _strings(text)]
+        whole = "\n".join(strings) if len(known.pieces) <= MANY else None
+        lines = set(strings)
+        for piece, component in known.pieces.items():
+            if piece in lines or (whole is not None and piece in whole):
+                yield Leak(file=name, component=component, how=f"its text: “{piece[:40]}…”")
+                break
+
+
+def _spans(path: Path) -> tuple[TensorSpan, ...]:
+    """Where each tensor lies in a weights file; nothing for other files."""
+    return tensors(path) if path.suffix.lower() in WEIGHTS else ()
+
+
+def _listed(path: Path, sizes: set[int]) -> list[tuple[str, str]]:
+    return list(_tensors(path, sizes))
+
+
+def _tensors(path: Path, sizes: set[int] | None) -> Iterator[tuple[str, str]]:
+    """Name and digest of each tensor that is large enough, not constant, and of one of the sizes (null: any)."""
+    wanted = [
+        span
+        for span in _spans(path)
+        if span.nbytes >= SMALLEST_TENSOR and (sizes is None or span.nbytes in sizes)
+    ]
+    with path.open("rb") as file:
+        for span in wanted:
+            file.seek(span.offset)
+            hashed, left, constant, unit = hashlib.sha256(), span.nbytes, True, b""
+            while left:
+                piece = file.read(min(CHUNK, left))
+                if not piece:
+                    raise WeightsError(f"{path} ends within the tensor {span.name[:80]!r}")
+                unit = unit or piece[:8]
+                constant = constant and piece == (unit * (len(piece) // 8 + 1))[: len(piece)]
+                hashed.update(piece)
+                left -= len(piece)
+            if not constant:  # all zeros or all ones are in every model
+                yield span.name, hashed.hexdigest()
+
+
+def _pieces(path: Path) -> Iterable[str]:
+    """The texts that give a closed file away: its longer lines and strings, or all of it if short."""
+    text = None if path.suffix in WEIGHTS else _text(path)
+    if text is None:
+        return ()
+    lines = {line for each in _strings(text) if len(line := _normal(each)) >= SHORTEST_PIECE}
+    whole = _normal(text)
+    if not lines and len(whole) >= SHORTEST_WHOLE:
+        return (whole,)
+    return lines
+
+
+def _text(path: Path) -> str | None:
+    """A file's text, a weights file's header as text, null for what is neither."""
+    if path.suffix in WEIGHTS:
+        with path.open("rb") as file:
+            return file.read(min(header_size(path), LARGEST_TEXT)).decode("utf-8", "ignore")
+    if path.stat().st_size > LARGEST_TEXT:
+        return None
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _strings(text: str) -> Iterator[str]:
+    """The lines of a text, the whole paragraphs, and every string in lines or in a whole that is JSON."""
+    yield from text.splitlines()
+    yield from re.split(r"\n\s*\n", text)
+    for candidate in (text, *text.splitlines()):
+        if candidate.lstrip()[:1] in ("{", "["):
+            try:
+                yield from _values(json.loads(candidate))
+            except (ValueError, RecursionError):
+                continue
+
+
+def _values(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+        yield from value.splitlines()
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from (key, *_values(each))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _values(each)
+
+
+def _normal(text: str) -> str:
+    """One spelling of a text: compatibility forms, case and white space do not count."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()

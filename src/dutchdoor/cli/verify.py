@@ -1,0 +1,211 @@
+"""`dutchdoor verify`: parse, check, render. All judging is in `dutchdoor.bundle.verify`."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from dutchdoor.bundle.dossier import Dossier, Node
+from dutchdoor.bundle.layout import SIGNER, shown
+from dutchdoor.bundle.verify import Report, Verdict, verify
+from dutchdoor.cli.options import config_folder, format_option, progress_console, quiet_option
+from dutchdoor.core import Exit
+from dutchdoor.core import Verdict as RuleVerdict
+from dutchdoor.evidence.signing_keys import PublicKey, trusted_keys
+
+MOST_SHOWN = 50  # findings; a bundle with other weights has one for each file
+CODES = {
+    Verdict.VALID: Exit.CLEAN,
+    Verdict.UNKNOWN_SIGNER: Exit.INCONCLUSIVE,
+    Verdict.BROKEN: Exit.AGAINST,
+}
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=click.Path(path_type=Path))
+@click.option(
+    "--trust",
+    "trust",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A public key file to trust in this check.  [default: your own key and those you trust]",
+)
+@format_option()
+@quiet_option()
+def command(folders: tuple[Path, ...], trust: tuple[Path, ...], format_: str, quiet: bool) -> int:
+    """Check bundles offline: signature, every file, the offer, the decision.
+
+    Exit codes: 0 valid and signed by a key you trust, 3 valid but signed by an unknown key, 10 something does
+    not hold. The keys you trust are in ~/.config/dutchdoor (DUTCHDOOR_CONFIG names another folder).
+
+    Example: dutchdoor verify dist/gable-s
+    """
+    trusted = trusted_keys(config_folder(), trust)
+    reports = asyncio.run(_all(folders, trusted, quiet))
+    if format_ == "json":
+        worst = max((report.verdict for report in reports), key=lambda verdict: CODES[verdict])
+        click.echo(
+            msgspec.json.encode({"verdict": worst, "bundles": [as_data(report) for report in reports]})
+        )
+    else:
+        click.echo("\n\n".join("\n".join(lines(report)) for report in reports))
+    return max(CODES[report.verdict] for report in reports)
+
+
+async def _all(folders: Sequence[Path], trusted: Sequence[PublicKey], quiet: bool) -> list[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=progress_console(quiet), transient=True) as bar:
+        found = []
+        for folder in folders:
+            task = bar.add_task(f"hashing {folder.name}", total=_size(folder))
+            found.append(await verify(folder, trusted, progress=partial(bar.advance, task)))
+        return found
+
+
+def _size(folder: Path) -> int | None:
+    try:
+        return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    except OSError:
+        return None
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """A report as `--format json` gives it."""
+    dossier = report.dossier
+    return {
+        "folder": str(report.folder),
+        "verdict": report.verdict,
+        "signer": report.signer,
+        "trusted": report.trusted,
+        "findings": report.findings,
+        "files": report.files,
+        "family": dossier and dossier.family,
+        "version": dossier and dossier.version,
+        "member": dossier and dossier.member,
+        "tier": _tier(dossier) if dossier else None,
+        "license": dossier and dossier.license,
+        "root": dossier and dossier.tree.root,
+        "made_at": dossier and dossier.made_at,
+        "offer": report.offer,
+        "closed": [_closed(node) for node in dossier.tree.nodes if node.commitment] if dossier else [],
+        "decision": dossier and dossier.decision,
+    }
+
+
+def lines(report: Report) -> Iterator[str]:
+    """A report as a person reads it."""
+    if report.verdict is Verdict.BROKEN:
+        yield f"{report.folder}: does not hold"
+        for finding in report.findings[:MOST_SHOWN]:
+            yield f"  {finding.file}: {finding.what}"
+        if len(report.findings) > MOST_SHOWN:
+            yield f"  … and {len(report.findings) - MOST_SHOWN} more"
+        yield "Do not use it: fetch it again from its publisher."
+        if report.signer and not report.trusted:
+            yield f"(signed by a key that you do not trust: {report.signer})"
+        return
+    assert report.dossier is not None
+    yield from _head(report, report.dossier)
+    yield from _decided(report.dossier)
+    yield from _closed_lines(report.dossier)
+    if report.verdict is Verdict.UNKNOWN_SIGNER:
+        yield ""
+        yield f"valid, but signed by an unknown key {report.signer}"
+        yield "  if the publisher names this key over another way, trust it with:"
+        yield f"  dutchdoor signing-keys trust {report.folder / SIGNER}"
+        yield "  or, for one check: dutchdoor verify --trust KEYFILE"
+
+
+def _head(report: Report, dossier: Dossier) -> Iterator[str]:
+    name = dossier.member or "what belongs to the whole family"
+    verdict = "valid" if report.trusted else "valid, but signed by an unknown key"
+    yield f"{report.folder}: {verdict}"
+    yield f"  what       {name}, {dossier.family} {dossier.version}, by {shown(dossier.publisher.name)}"
+    yield f"  tier       {_tier(dossier) or '–'}"
+    yield f"  licence    {dossier.license or 'each component its own'} (the text is in the bundle and signed)"
+    yield f"  files      {report.files}, all as signed, none besides"
+    known = f"trusted: {report.signer_source}" if report.trusted else "unknown"
+    yield f"  signed by  {report.signer} ({known})"
+    yield f"  made       {dossier.made_at} with {shown(dossier.made_by)}"
+    if report.offer:
+        price = report.offer.price
+        terms = (
+            f"{price.input:g} in, {price.output:g} out, USD per million tokens"
+            if price
+            else "no price stated"
+        )
+        days = report.offer.promises.notice_days
+        yield (
+            f"  offer      {terms}"
+            + (f"; {days} days' notice" if days else "")
+            + f", as of {report.offer.made_at}"
+        )
+
+
+def _decided(dossier: Dossier) -> Iterator[str]:
+    """One line a rule for the member at hand; only the channels in the bundle of the whole family."""
+    yield ""
+    for name, member in dossier.decision.members.items():
+        if dossier.member is not None and name != dossier.member:
+            continue
+        yield f"  decided for {name}, by {', '.join(policy.id for policy in dossier.decision.policies)}"
+        for channel, decided in member.channels.items():
+            state = "open" if decided.open else f"closed by {decided.closed_by}"
+            because = f": {shown(decided.because)}" if decided.because and not decided.open else ""
+            yield f"    {channel.value:<9} {state}{because}"
+            for verdict in decided.verdicts if dossier.member else ():
+                yield f"      {_rule(verdict)}"
+
+
+def _rule(verdict: RuleVerdict) -> str:
+    """`pass  hazard-after-tampering  hazard.reagents lora:100:0: 0.004 in [0, 0.013], bound 0.02`."""
+    parts = [f"{verdict.verdict.value:<12} {verdict.rule or '–'}  {verdict.measure}"]
+    parts += [shown(text) for text in (verdict.variant, verdict.rung or verdict.threat) if text]
+    text = " ".join(parts)
+    if verdict.value is not None:
+        text += f": {verdict.value:.4g}"
+    if verdict.lower is not None or verdict.upper is not None:
+        ends = ("–" if end is None else f"{end:.4g}" for end in (verdict.lower, verdict.upper))
+        text += f" in [{', '.join(ends)}]"
+    if verdict.bound is not None:
+        text += f", bound {verdict.bound:g}"
+    return text + (" (only warns)" if verdict.effect == "warn" else "")
+
+
+def _closed_lines(dossier: Dossier) -> Iterator[str]:
+    closed = [node for node in dossier.tree.nodes if node.commitment]
+    yield ""
+    if not closed:
+        yield "  nothing of this family is closed"
+        return
+    yield "  closed in this family, and why"
+    for node in closed:
+        because = f": {shown(node.because)}" if node.because else ""
+        yield f"    {node.member or 'the family'}, {node.kind}: closed by {node.closed_by}{because}"
+
+
+def _closed(node: Node) -> dict[str, str | None]:
+    return {
+        "member": node.member,
+        "kind": node.kind,
+        "closed_by": node.closed_by,
+        "because": node.because,
+        "commitment": node.commitment,
+    }
+
+
+def _tier(dossier: Dossier) -> str | None:
+    decided = dossier.decision.members.get(dossier.member) if dossier.member else None
+    return decided.tier.value if decided else None

@@ -1,0 +1,226 @@
+"""`dutchdoor vet`: measure what the policies ask, show how far it is, sum up what came out."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import click
+import msgspec
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dutchdoor.cli.options import (
+    config_folder,
+    data_console,
+    data_folder,
+    data_option,
+    format_option,
+    progress_console,
+    quiet_option,
+)
+from dutchdoor.core import Exit, ThreatModel, UsageError
+from dutchdoor.evidence.measures import Measure
+from dutchdoor.family.load import LoadedFamily, load_family
+from dutchdoor.policy.decide import load_policies
+from dutchdoor.policy.rules import LoadedPolicy
+
+if TYPE_CHECKING:  # what measures is imported when something is to be measured
+    from dutchdoor.vetting.report import Row, VetReport
+    from dutchdoor.vetting.vet import Step
+
+REFRESH_HZ = 8
+
+
+@click.command("vet")
+@click.argument("manifest", type=click.Path(path_type=Path), default=Path("family.yaml"))
+@click.option("--member", "members", multiple=True, metavar="NAME", help="Only this member; repeatable.")
+@click.option(
+    "--threat",
+    "threats",
+    multiple=True,
+    type=click.Choice([each.value for each in ThreatModel]),
+    help="Only this threat model; repeatable.",
+)
+@click.option("--plan", "only_plan", is_flag=True, help="List what there is to measure, and measure nothing.")
+@click.option(
+    "--trust",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A public key file whose evidence is not measured again; repeatable.",
+)
+@data_option()
+@format_option()
+@quiet_option()
+def command(
+    manifest: Path,
+    members: tuple[str, ...],
+    threats: tuple[str, ...],
+    only_plan: bool,
+    trust: tuple[Path, ...],
+    data: Path | None,
+    format_: str,
+    quiet: bool,
+) -> int:
+    """Measure each variant on the policy's suites under both threat models.
+
+    MANIFEST is family.yaml by default. What was measured before and still holds is not measured again;
+    after Ctrl-C the same command goes on where it was. Exit code 0 when all evidence is there, 3 when
+    something could not be measured (it says what and why). What the evidence means, `dutchdoor decide`
+    says.
+
+    Example: dutchdoor vet examples/gable/family.yaml --member gable-s
+    """
+    from dutchdoor.vetting.report import counted
+
+    loaded = load_family(manifest)
+    known = [member.name for member in loaded.family.members]
+    for name in members:
+        if name not in known:
+            raise UsageError(f"there is no member {name!r}", hint=f"members: {', '.join(known)}")
+    policies = load_policies(loaded)
+    started = time.monotonic()
+    chosen = tuple(ThreatModel(each) for each in threats)
+    with Display(progress_console(quiet)) as display:
+        work = _work(
+            loaded,
+            policies,
+            data_folder(manifest, data),
+            trust,
+            members,
+            chosen,
+            only_plan=only_plan,
+            show=display,
+        )
+        report = asyncio.run(work)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if format_ == "json":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
+    else:
+        data_console().print(render(report.rows))
+    if not report.rows:
+        click.echo("nothing to measure: no rule of the policies asks for a suite", err=True)
+        return Exit.INCONCLUSIVE
+    if only_plan:
+        return Exit.CLEAN
+    if format_ == "text":
+        click.echo(f"{counted(report.rows)} in {time.monotonic() - started:.1f} s")
+    return Exit.INCONCLUSIVE if report.unmeasured else Exit.CLEAN
+
+
+async def _work(
+    loaded: LoadedFamily,
+    policies: Sequence[LoadedPolicy],
+    data: Path,
+    trust: Sequence[Path],
+    members: Sequence[str],
+    threats: Sequence[ThreatModel],
+    *,
+    only_plan: bool,
+    show: "Display",
+) -> "VetReport":
+    from dutchdoor.evidence.signing_keys import own_key, trusted_keys
+    from dutchdoor.evidence.store import EvidenceStore
+    from dutchdoor.vetting.vet import planned, vet
+
+    store = EvidenceStore(data / "evidence")
+    if only_plan:
+        keys = trusted_keys(config_folder(), trust)
+        return await planned(loaded, policies, store, trusted=keys, members=members, threats=threats)
+    signer = own_key(config_folder())
+    keys = trusted_keys(config_folder(), trust)
+    return await vet(
+        loaded, policies, store, signer, trusted=keys, members=members, threats=threats, progress=show.step
+    )
+
+
+class Display:
+    """A live table on stderr: each setting with what happens in it. Silent when stderr is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(
+            console=console, refresh_per_second=REFRESH_HZ, transient=True, get_renderable=self._table
+        )
+        self._steps: dict[str, Step] = {}
+        self._quiet = console.quiet
+
+    def step(self, step: "Step") -> None:
+        """Take in what happens now."""
+        self._steps[step.setting] = step
+
+    def __enter__(self) -> Self:
+        if not self._quiet:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._quiet:
+            self._live.stop()
+
+    def _table(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        steps = list(self._steps.values())
+        for each in steps:
+            if each.state in ("attacking", "loading", "asking"):
+                rate = f"{each.rate:.0f}/s" if each.rate else ""
+                left = "" if each.seconds_left is None else f"{each.seconds_left:.0f} s left"
+                table.add_row(
+                    each.setting, f"{each.state} {each.detail}", f"{each.done}/{each.total}", rate, left
+                )
+        waiting = sum(each.state == "waiting" for each in steps)
+        over = sum(each.state in ("done", "failed") for each in steps)
+        table.add_row(Text(f"{over} of {len(steps)} settings done, {waiting} waiting", "dim"))
+        return table
+
+
+def render(rows: Sequence["Row"]) -> RenderableType:
+    """What was measured, a line each measure, and below it what was not, with the reason."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("member", "threat", "measure"):
+        table.add_column(name, no_wrap=True)
+    for name in ("value", "at least", "at most", "n", "missing"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    last = ("", "")
+    for row in rows:
+        threat = row.threat if row.rung is None else f"{row.threat} {row.rung}"
+        place = (f"{row.member}/{row.variant}", threat)
+        shown = ("", "") if place == last else place
+        for measure, found in row.measures.items():
+            table.add_row(*shown, measure, *_numbers(found), row.state)
+            shown = ("", "")
+        if not row.measures:
+            table.add_row(*shown, row.suite, "", "", "", "", "", Text(_short(row), "yellow"))
+        last = place
+    return _with_reasons(table, rows)
+
+
+def _short(row: "Row") -> str:
+    return "to be measured" if row.state == "due" else row.state
+
+
+def _numbers(found: Measure) -> tuple[str, ...]:
+    value = "–" if found.value is None else f"{found.value:.1%}"
+    return value, f"{found.lower:.1%}", f"{found.upper:.1%}", str(found.n), str(found.missing)
+
+
+def _with_reasons(table: Table, rows: Sequence["Row"]) -> RenderableType:
+    from rich.console import Group
+
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason is not None:
+            what = f"{row.member}/{row.variant} {row.threat}" + (f" {row.rung}" if row.rung else "")
+            reasons.setdefault(f"{what}: {row.reason}", []).append(row.suite)
+    lines = [Text(f"not measured: {why} ({', '.join(suites)})") for why, suites in reasons.items()]
+    return Group(table, *lines)

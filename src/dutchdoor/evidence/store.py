@@ -1,0 +1,199 @@
+"""Where signed evidence lies: one DSSE envelope a file, named by the address of what is in it.
+
+A file that is broken, misnamed, or signed by nobody who is trusted is left out with a warning and never
+opens anything; nothing is ever repaired or overwritten by reading. Salts for commitments are kept beside
+it, one a digest.
+"""
+
+import asyncio
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from dutchdoor.core import EvidenceError, canonical_json
+from dutchdoor.evidence import dsse
+from dutchdoor.evidence.record import Evidence
+from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
+
+PAYLOAD_TYPE = "application/vnd.dutchdoor.evidence.v1+json"
+SALT_BYTES = 32  # 256 bits: a commitment to a guessable digest must not be guessable
+LARGEST_FILE = 1 << 30  # bytes; evidence of a million cases has about 100 MB
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence with who signed it."""
+
+    evidence: Evidence
+    key_id: str
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """All evidence of a store that holds, and in words what was left out and why."""
+
+    evidence: tuple[Stored, ...]
+    warnings: tuple[str, ...]
+
+
+class EvidenceStore:
+    """A folder of signed evidence. `folder` need not exist until something is put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, address: str) -> Path:
+        """Where evidence of this address (`sha256:…`) lies."""
+        digits = address.removeprefix("sha256:")
+        if not re.fullmatch(r"[0-9a-f]{64}", digits):  # it becomes a file's name
+            raise EvidenceError(f"{address!r} is no address of evidence")
+        return self.folder / f"{digits}.json"
+
+    async def put(self, evidence: Evidence, signer: SigningKey) -> str:
+        """Sign, write atomically and durably, and return the address."""
+        address = evidence.address
+        envelope = dsse.sign(canonical_json(evidence), PAYLOAD_TYPE, signer)
+        await asyncio.to_thread(write_atomically, self.path(address), envelope)
+        return address
+
+    async def envelope(self, address: str) -> bytes:
+        """The signed bytes as they lie. Raises EvidenceError when they are not there; checks nothing."""
+        return await asyncio.to_thread(_bytes, self.path(address))
+
+    async def get(self, address: str, trusted: Sequence[PublicKey]) -> Evidence:
+        """The evidence of this address. Raises EvidenceError when it is not there or does not hold."""
+        path = self.path(address)
+        return (await asyncio.to_thread(_read, path, tuple(trusted))).evidence
+
+    async def all(self, trusted: Sequence[PublicKey]) -> Contents:
+        """Everything in the store that is intact and signed by a trusted key, oldest first."""
+        return await asyncio.to_thread(self.read_all, tuple(trusted))
+
+    def read_all(self, trusted: Sequence[PublicKey]) -> Contents:
+        """As `all`, for a caller that has no loop to keep free."""
+        found: list[Stored] = []
+        warnings: list[str] = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                found.append(_read(path, tuple(trusted)))
+            except EvidenceError as error:
+                warnings.append(f"evidence left out: {error.message}")
+        found.sort(key=lambda stored: (stored.evidence.made_at, stored.evidence.address))
+        return Contents(evidence=tuple(found), warnings=tuple(warnings))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise EvidenceError(f"{path} is larger than {LARGEST_FILE} bytes")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise EvidenceError(f"there is no evidence {path.stem}") from None
+    except OSError as error:
+        raise EvidenceError(f"can't read {path}: {error.strerror}") from error
+
+
+def _read(path: Path, trusted: tuple[PublicKey, ...]) -> Stored:
+    """One file, checked: canonical envelope, trusted signature, our payload, its own name, each case once."""
+    envelope = _bytes(path)
+    try:
+        checked = dsse.check(envelope, trusted, payload_type=PAYLOAD_TYPE)
+        if not checked.trusted:
+            raise EvidenceError(f"signed by {checked.key_id}, which is not trusted")
+        evidence = msgspec.json.decode(checked.payload, type=Evidence)
+    except (EvidenceError, msgspec.MsgspecError, RecursionError) as error:
+        raise EvidenceError(f"{path}: {error}") from error
+    if not _is_moment(evidence.made_at):
+        raise EvidenceError(f"{path}: made_at is no moment: {evidence.made_at[:40]!r}")
+    if evidence.address.removeprefix("sha256:") != path.stem:
+        raise EvidenceError(f"{path} holds evidence of another address, {evidence.address}")
+    if len({outcome.id for outcome in evidence.outcomes}) != len(evidence.outcomes):
+        raise EvidenceError(f"{path} holds a case twice")
+    return Stored(evidence=evidence, key_id=checked.key_id)
+
+
+def _is_moment(text: str) -> bool:
+    """RFC 3339 in UTC, so that the newest is also the last in the alphabet."""
+    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", text) is not None
+
+
+class Salts:
+    """256-bit salts, made once a digest and kept with mode 0600; whoever has one can open its commitment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def for_digest(self, digest: str) -> bytes:
+        """The salt of this digest, made on first use. Raises EvidenceError when that can't be done."""
+        known = self.known(digest)
+        return known if known is not None else self._make(self._path(digest))
+
+    def known(self, digest: str) -> bytes | None:
+        """The salt of this digest, or null when none was made: then no evidence can name it either."""
+        path = self._path(digest)
+        try:
+            salt = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise EvidenceError(f"can't read the salt {path}: {error.strerror}") from error
+        if len(salt) != SALT_BYTES:
+            raise EvidenceError(
+                f"the salt {path} has {len(salt)} bytes, expected {SALT_BYTES}",
+                hint="restore it from a backup; without it no evidence of these bytes can be matched",
+            )
+        return salt
+
+    def _path(self, digest: str) -> Path:
+        digits = digest.removeprefix("sha256:")
+        if not re.fullmatch(r"[0-9a-f]{64}", digits):
+            raise EvidenceError(f"{digest!r} is no digest")
+        return self.folder / digits
+
+    def _make(self, path: Path) -> bytes:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".new-")  # made 0600
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(secrets.token_bytes(SALT_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
+                path.hardlink_to(name)  # of two processes at once the first one's salt stays
+            except FileExistsError:
+                pass
+            finally:
+                Path(name).unlink()
+            return path.read_bytes()
+        except OSError as error:
+            raise EvidenceError(
+                f"can't write the salt {path}: {error.strerror}", hint="--data names a folder you can write"
+            ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name is durable only when its folder is
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise EvidenceError(
+            f"can't write {path}: {error.strerror}", hint="--data names a folder you can write"
+        ) from error

@@ -1,0 +1,97 @@
+"""What goes wrong on the way of a request, in the caller's dialect.
+
+A message for a client never holds a key, a prompt or the address of an upstream.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+# ApiError              what a client is told: a status and OpenAI's error object
+# TargetError           one target could not answer, before the first byte: the next one is asked
+# BrokenStreamError     a target broke after the first byte: the stream ends with an error in it
+class ApiError(Exception):
+    """An answer that is an error, in OpenAI's form."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.code = code
+        self.param = param
+        self.headers = headers
+
+    def body(self) -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`"""
+        return error_body(self.message, self.type, code=self.code, param=self.param)
+
+
+class TargetError(Exception):
+    """One target could not answer; `status` is what the client gets when no other can. The message is for
+    logs.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 502, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+class BrokenStreamError(Exception):
+    """A target broke after its first byte. The message is for logs."""
+
+
+def error_body(message: str, type_: str, *, code: str | None = None, param: str | None = None) -> bytes:
+    """OpenAI's error object as JSON."""
+    error: dict[str, Any] = {"message": message, "type": type_, "param": param, "code": code}
+    return msgspec.json.encode({"error": error})
+
+
+def bad_parameter(param: str, message: str, *, code: str | None = None) -> ApiError:
+    """400 that names the parameter."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def unsupported(param: str, who: str) -> ApiError:
+    """400 for a parameter that a target cannot do: it is refused by name, never dropped."""
+    message = f"Unsupported parameter: '{param}' is not supported by {who}."
+    return ApiError(400, message, code="unsupported_parameter", param=param)
+
+
+def wrong_key() -> ApiError:
+    """401; says nothing about what was sent."""
+    return ApiError(
+        401,
+        "Incorrect API key provided. Make one with `dutchdoor keys create`.",
+        code="invalid_api_key",
+        headers=((b"www-authenticate", b"Bearer"),),
+    )
+
+
+def unknown_model(name: str) -> ApiError:
+    """404; a model that is held looks exactly like one that never was."""
+    return ApiError(404, f"The model `{name[:200]}` does not exist.", code="model_not_found", param="model")
+
+
+def over_budget(message: str) -> ApiError:
+    """429 as OpenAI sends it for an exhausted quota; tells clients that asking again does not help."""
+    return ApiError(
+        429,
+        message,
+        type="insufficient_quota",
+        code="insufficient_quota",
+        headers=((b"x-should-retry", b"false"),),
+    )

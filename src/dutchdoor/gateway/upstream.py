@@ -1,0 +1,280 @@
+"""An upstream in the OpenAI dialect: the body goes there as it came, the stream comes back as it is.
+
+The only edits: the model's name there, an output cap where none is given, a request for usage in streams,
+and a member's own system prompt, put first. The client's key never goes upstream, the upstream's key never
+comes back.
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from dutchdoor.core import EngineError
+from dutchdoor.engines.interface import Usage
+from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, error_body, unsupported
+from dutchdoor.gateway.sse import EventStream, is_answer, read_usage
+from dutchdoor.gateway.targets import DEFAULT_CAP, DONE, Call, Stream, Whole
+from dutchdoor.gateway.wire import read_fields
+from dutchdoor.ledger.prices import Price
+
+CONNECT_S = 5.0
+IDLE_S = 300.0  # between two reads; a whole answer comes in one
+LARGEST_ANSWER = 64 << 20  # bytes
+LARGEST_ERROR = 64 << 10
+BAD_REQUEST = frozenset({400, 409, 413, 415, 422})  # the client's fault: no other target would take it either
+PASSED_ON = ("retry-after", "sunset", "deprecation")  # headers a client should see
+FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")
+# OpenAI's own newer models refuse `max_tokens`; most local servers know nothing else
+CAP_FIELDS = {"api.openai.com": "max_completion_tokens"}
+
+
+class HttpTarget:
+    """A model at a URL (`https://host/v1`). `can` says false for what it cannot do: tools, logprobs,
+    json_schema, images, n, or a parameter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        model: str,
+        price: Price | None,
+        *,
+        key: str | None = None,
+        can: Mapping[str, bool] | None = None,
+        system_prompt: str | None = None,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise EngineError(
+                f"{url!r} is no URL of target {name!r}", hint="write it as http://127.0.0.1:9001/v1"
+            )
+        self.name = name
+        self.price = price
+        self._url = url.rstrip("/") + "/chat/completions"
+        self._model = msgspec.Raw(msgspec.json.encode(model))
+        self._cap_field = CAP_FIELDS.get(parts.hostname, "max_tokens")
+        self._can = dict(can or {})
+        self._system = (
+            None
+            if system_prompt is None
+            else msgspec.json.encode({"role": "system", "content": system_prompt})
+        )
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if key is not None:
+            self._headers["authorization"] = f"Bearer {key}"
+        self._idle_s = idle_s
+        self._session: aiohttp.ClientSession | None = None
+
+    def check(self, call: Call) -> None:
+        for name, able in self._can.items():
+            if not able and (param := asks_for(name, call)) is not None:
+                raise unsupported(param, f"target '{self.name}'")
+
+    def bound(self, call: Call) -> tuple[int, int]:
+        own = 0 if self._system is None else len(self._system)
+        return call.input_bound + own, (call.envelope.cap or DEFAULT_CAP) * call.envelope.choices
+
+    def body(self, call: Call) -> bytes:
+        """What is sent: every field's bytes as they came, but for the edits."""
+        fields = read_fields(call.body)
+        fields["model"] = self._model
+        if call.envelope.cap is None:
+            fields[self._cap_field] = msgspec.Raw(b"%d" % DEFAULT_CAP)
+        if call.stream:
+            options = read_fields(fields["stream_options"]) if call.envelope.stream_options else {}
+            options["include_usage"] = msgspec.Raw(b"true")
+            fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+        if self._system is not None:
+            rest = bytes(fields["messages"]).lstrip()[1:]
+            fields["messages"] = msgspec.Raw(b"[" + self._system + b"," + rest)
+        return msgspec.json.encode(fields)
+
+    async def answer(self, call: Call) -> Whole | Stream:
+        body = self.body(call)
+        try:
+            try:
+                response = await self._post(body)
+            except aiohttp.ServerDisconnectedError:  # a kept connection that the upstream had just closed
+                response = await self._post(body)
+        except aiohttp.ClientConnectorError as error:
+            raise TargetError(f"cannot connect: {type(error).__name__}", status=503) from error
+        except TimeoutError as error:
+            raise TargetError("no answer in time", status=504) from error
+        except aiohttp.ClientError as error:
+            raise TargetError(f"{type(error).__name__}") from error
+        try:
+            return await self._read(call, response)
+        except TimeoutError as error:
+            response.close()
+            raise TargetError("the answer stalled", status=504) from error
+        except (aiohttp.ClientError, ValueError) as error:
+            response.close()
+            raise TargetError(f"the answer broke off: {type(error).__name__}") from error
+        except BaseException:
+            response.close()
+            raise
+
+    async def _post(self, body: bytes) -> aiohttp.ClientResponse:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self._idle_s),
+                skip_auto_headers=("user-agent",),
+                read_bufsize=1 << 18,
+            )
+        # a redirect would carry the key to another host
+        return await self._session.post(self._url, data=body, headers=self._headers, allow_redirects=False)
+
+    async def _read(self, call: Call, response: aiohttp.ClientResponse) -> Whole | Stream:
+        headers = tuple(
+            (name.encode(), value.encode("latin-1"))
+            for name in PASSED_ON
+            if (value := response.headers.get(name))
+        )
+        if response.status != 200:
+            await self._refuse(response, headers)
+        if call.stream:
+            return await HttpStream(response, call.include_usage, headers).begin()
+        body = await _whole_body(response, LARGEST_ANSWER)
+        response.release()
+        if not is_answer(body):
+            raise TargetError("the answer is no chat completion")
+        return Whole(body=body, usage=read_usage(body), said=len(body), headers=headers)
+
+    async def _refuse(
+        self, response: aiohttp.ClientResponse, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
+        status = response.status
+        if status not in BAD_REQUEST:
+            response.close()
+            raise TargetError(f"status {status}", status=429 if status == 429 else 502, headers=headers)
+        body = await _whole_body(response, LARGEST_ERROR)
+        response.release()
+        raise _their_error(status, body)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class HttpStream:
+    """An upstream's stream, passed on."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, keep_usage: bool, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
+        self.headers = headers
+        self._response = response
+        self._events = EventStream(keep_usage=keep_usage)
+        self._first = b""
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._events.usage
+
+    @property
+    def relayed(self) -> int:
+        return self._events.relayed
+
+    @property
+    def tail(self) -> bytes:
+        return self._events.tail or DONE
+
+    async def begin(self) -> "HttpStream":
+        """Wait for the first event; anything else than events is no answer."""
+        while not self._first:
+            piece = await self._response.content.readany()
+            if not piece:
+                self._first = self._events.close()
+                break
+            self._first = self._events.feed(piece)
+        if not FIELD.match(self._first):
+            raise TargetError("the answer is no stream of events")
+        if self._events.failed:
+            raise TargetError("the stream began with an error")
+        return self
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        yield self._first
+        try:
+            while piece := await self._response.content.readany():
+                if events := self._events.feed(piece):
+                    yield events
+        except TimeoutError as error:
+            raise BrokenStreamError("the stream stalled") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise BrokenStreamError(f"the stream broke off: {type(error).__name__}") from error
+        if rest := self._events.close():
+            yield rest
+        if self._events.failed or not (self._events.finished or self._events.tail):
+            raise BrokenStreamError("the stream ended before its end")
+        self._response.release()
+
+    async def close(self) -> None:
+        """Cut the connection, which stops the upstream; one that came to its end is kept for the next
+        request.
+        """
+        self._response.close()
+
+
+def asks_for(ability: str, call: Call) -> str | None:
+    """The parameter with which a request asks for an ability that a target may lack; null if it does not."""
+    fields = read_fields(call.body)
+
+    def given(name: str) -> bool:
+        return name in fields and bytes(fields[name]) not in (b"null", b"false", b"[]", b"{}")
+
+    if ability == "n":
+        return "n" if call.envelope.choices > 1 else None
+    if ability == "json_schema":
+        wanted = given("response_format") and b'"text"' not in bytes(fields["response_format"])
+        return "response_format" if wanted else None
+    if ability == "images":
+        shown = any(b'"image_url"' in bytes(each) for each in call.envelope.messages)
+        return "messages" if shown else None
+    names = {"tools": ("tools", "functions"), "logprobs": ("logprobs", "top_logprobs")}.get(
+        ability, (ability,)
+    )
+    return next((name for name in names if given(name)), None)
+
+
+async def _whole_body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    body = bytearray()
+    while piece := await response.content.readany():
+        body += piece
+        if len(body) > most:
+            raise ValueError("an answer without an end")
+    return bytes(body)
+
+
+class _TheirError(msgspec.Struct):
+    error: dict[str, Any]
+
+
+def _their_error(status: int, body: bytes) -> ApiError:
+    """An upstream's own words about a bad request, as far as they have OpenAI's form."""
+    try:
+        error = msgspec.json.decode(body, type=_TheirError).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = {}
+    message, kind = error.get("message"), error.get("type")
+    code, param = error.get("code"), error.get("param")
+    return ApiError(
+        status,
+        message if isinstance(message, str) else "The target refused this request.",
+        type=kind if isinstance(kind, str) else "invalid_request_error",
+        code=code if isinstance(code, str) else None,
+        param=param if isinstance(param, str) else None,
+    )
+
+
+def stream_error_event(message: str) -> bytes:
+    """The event that ends a stream which broke after its first byte."""
+    return b"data: " + error_body(message, "server_error", code="stream_broken") + b"\n\n"

@@ -1,0 +1,390 @@
+"""Measures what the policies ask: each setting is set up once, each suite asked, each outcome signed and
+stored.
+
+What was stored before and still holds is not measured again. What can't be measured is reported with the
+reason, and nothing is measured in its place. Judges nothing: `dutchdoor.policy.decide` reads the same
+store.
+"""
+
+import asyncio
+import datetime
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from dutchdoor import __version__
+from dutchdoor.core import DutchdoorError, EngineError, EvidenceError, ThreatModel, WeightsError
+from dutchdoor.engines.interface import Engine
+from dutchdoor.evidence.measures import MAX_MISSING
+from dutchdoor.evidence.record import Conditions, Evidence, Outcome, Sampling, Subject
+from dutchdoor.evidence.shelf import StoredShelf, open_shelf
+from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
+from dutchdoor.evidence.store import EvidenceStore, Salts
+from dutchdoor.evidence.subjects import why_unattackable
+from dutchdoor.family.load import LoadedFamily
+from dutchdoor.policy.rules import LoadedPolicy
+from dutchdoor.vetting.checkpoint import Checkpoint
+from dutchdoor.vetting.cores import Cores
+from dutchdoor.vetting.laboratory import HomeLaboratory, Laboratory, Line
+from dutchdoor.vetting.plan import Job, Setting, ask_rules, attack_set_path, settle
+from dutchdoor.vetting.report import Row, VetReport, due, out_of_reach, row
+from dutchdoor.vetting.runner import BelowGuard, Progress, run_suite
+from dutchdoor.vetting.suites import Suite, load_suite
+
+ROUNDS = 3  # a first plan, and what only becomes a question once its evidence is there
+SAMPLING = Sampling()  # greedy: a suite is measured one way
+
+State = Literal["waiting", "attacking", "loading", "asking", "done", "failed"]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens in one setting now: `done` of `total` cases (or steps of its attack), rate, time left."""
+
+    setting: str
+    state: State
+    detail: str = ""  # the suite, the attack's last line, or the reason of a failure
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0  # a second
+    seconds_left: float | None = None
+
+
+Tell = Callable[[Step], None]
+
+
+async def vet(
+    loaded: LoadedFamily,
+    policies: Sequence[LoadedPolicy],
+    store: EvidenceStore,
+    signer: SigningKey,
+    *,
+    trusted: Sequence[PublicKey] = (),
+    members: Sequence[str] = (),
+    threats: Sequence[ThreatModel] = (),
+    progress: Tell | None = None,
+    laboratory: Laboratory | None = None,
+    today: datetime.date | None = None,
+) -> VetReport:
+    """Measure all that the policies ask and the store does not hold; see `plan` for `members` and `threats`.
+
+    Salts and cache lie beside the store's folder. Raises what stops everything (a broken suite, no right to
+    write, MissingExtraError when an attack is due and torch is not there); what stops one setting is a
+    reason in its rows.
+    """
+    data = store.folder.parent
+    cache = data / "cache"
+    keys = tuple(dict.fromkeys([signer.public, *trusted]))
+    with only_one(data):
+        shelf = await open_shelf(store, loaded, keys, salts=Salts(data / "salts"), cache=cache)
+        async with laboratory or HomeLaboratory(cache) as home:
+            session = _Session(
+                loaded, policies, store, signer, shelf, home, cache, progress or (lambda _: None)
+            )
+            wanted = partial(_wanted, loaded, members, threats)
+            jobs: list[Job] = []
+            for _ in range(ROUNDS):
+                asked, unmeasurable = ask_rules(loaded, policies, today=today, shelf=shelf)
+                asked = [job for job in asked if wanted(job.setting.member, job.setting.threat)]
+                new = [job for job in settle(asked, shelf.subjects) if job not in jobs]
+                if not new:
+                    break
+                jobs += new
+                await session.measure([job for job in new if session.found(job) is None])
+    rows = [session.row(job) for job in jobs]
+    rows += [out_of_reach(each) for each in unmeasurable if wanted(each.member, each.threat)]
+    return VetReport(rows=tuple(rows), warnings=shelf.warnings)
+
+
+async def planned(
+    loaded: LoadedFamily,
+    policies: Sequence[LoadedPolicy],
+    store: EvidenceStore,
+    *,
+    trusted: Sequence[PublicKey],
+    members: Sequence[str] = (),
+    threats: Sequence[ThreatModel] = (),
+    today: datetime.date | None = None,
+) -> VetReport:
+    """What `vet` would do, as rows that are `reused`, `due` or `unmeasured`. Measures nothing."""
+    data = store.folder.parent
+    shelf = await open_shelf(store, loaded, trusted, salts=Salts(data / "salts"), cache=data / "cache")
+    asked, unmeasurable = ask_rules(loaded, policies, today=today, shelf=shelf)
+    wanted = partial(_wanted, loaded, members, threats)
+    rows = [
+        due(job, find(shelf, job))
+        for job in settle(
+            [job for job in asked if wanted(job.setting.member, job.setting.threat)], shelf.subjects
+        )
+    ]
+    rows += [out_of_reach(each) for each in unmeasurable if wanted(each.member, each.threat)]
+    return VetReport(rows=tuple(rows), warnings=shelf.warnings)
+
+
+def find(shelf: StoredShelf, job: Job) -> Evidence | None:
+    """The evidence of a job, if the shelf has it."""
+    at = job.setting
+    return shelf.find(at.member, at.variant, job.suite, job.suite_digest, at.threat, at.rung)
+
+
+def _wanted(
+    loaded: LoadedFamily,
+    members: Sequence[str],
+    threats: Sequence[ThreatModel],
+    member: str,
+    threat: ThreatModel,
+) -> bool:
+    """Whether something is to be measured: references always, they are what members are compared with."""
+    return (not members or member in members or member in loaded.family.references) and (
+        not threats or threat in threats
+    )
+
+
+class _Session:
+    """What all settings of one call share."""
+
+    def __init__(
+        self,
+        loaded: LoadedFamily,
+        policies: Sequence[LoadedPolicy],
+        store: EvidenceStore,
+        signer: SigningKey,
+        shelf: StoredShelf,
+        laboratory: Laboratory,
+        cache: Path,
+        tell: Tell,
+    ) -> None:
+        self.loaded, self.policies, self.store, self.signer = loaded, policies, store, signer
+        self.shelf, self.laboratory, self.cache, self.tell = shelf, laboratory, cache, tell
+        self.cores = Cores()
+        self.fresh: set[Job] = set()
+        self.reasons: dict[Job, str] = {}
+        self._attacks: dict[tuple[str, str], asyncio.Lock] = {}
+
+    def found(self, job: Job) -> Evidence | None:
+        return find(self.shelf, job)
+
+    def row(self, job: Job) -> Row:
+        return row(job, self.found(job), fresh=job in self.fresh, reason=self.reasons.get(job))
+
+    async def measure(self, jobs: Sequence[Job]) -> None:
+        """All jobs, each setting once; attacks are queued first, because all else is short."""
+        settings: dict[Setting, list[Job]] = {}
+        for job in jobs:
+            settings.setdefault(job.setting, []).append(job)
+        if any(setting.rung for setting in settings):
+            self.laboratory.ready_to_attack()
+        suites = {job.suite_digest: load_suite(Path(job.suite_path)) for job in jobs}
+        for job in jobs:
+            if suites[job.suite_digest].digest != job.suite_digest:
+                raise EvidenceError(f"{job.suite_path} was changed while it was read", hint="run it again")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for setting in sorted(settings, key=lambda setting: setting.rung is None):
+                    bench = _Bench(self, setting, settings[setting], suites)
+                    group.create_task(bench.work(), name=setting.label)
+        except BaseExceptionGroup as error:
+            raise _first(error) from error
+
+
+class _Bench:
+    """One setting: set up once, asked all its suites, put away."""
+
+    def __init__(
+        self, session: _Session, setting: Setting, jobs: Sequence[Job], suites: dict[str, Suite]
+    ) -> None:
+        self.session, self.setting, self.jobs, self.suites = session, setting, jobs, suites
+        self.total = sum(len(suites[job.suite_digest].cases) for job in jobs)
+        self.before = 0  # cases of the suites that are finished
+        self.show("waiting")
+
+    def show(self, state: State, detail: str = "", progress: Progress | None = None) -> None:
+        """Tell how far the setting is; the rate is that of the suite at hand."""
+        done = self.before + (progress.done if progress else 0)
+        rate = progress.rate if progress else 0.0
+        self.session.tell(
+            Step(
+                setting=self.setting.label,
+                state=state,
+                detail=detail,
+                done=done,
+                total=self.total,
+                rate=rate,
+                seconds_left=(self.total - done) / rate if rate > 0 else None,
+            )
+        )
+
+    def show_attack(self, line: Line) -> None:
+        """Tell how far the attack is, in steps."""
+        rate = line.step / line.seconds if line.seconds > 0 else 0.0
+        self.session.tell(
+            Step(
+                setting=self.setting.label,
+                state="attacking",
+                detail=f"loss {line.loss:.2f}",
+                done=line.step,
+                total=line.steps,
+                rate=rate,
+                seconds_left=(line.steps - line.step) / rate if rate > 0 else None,
+            )
+        )
+
+    async def work(self) -> None:
+        """Measure, or note for each job that is left why not."""
+        try:
+            path = await self.weights()
+            cores = self.session.cores
+            async with cores.take(max(1, cores.total // 2)) as threads, self.engine(path, threads) as engine:
+                for job in self.jobs:
+                    await self.measure(job, engine)
+            self.show("done")
+        except (EngineError, WeightsError) as error:
+            for job in self.jobs:
+                if job not in self.session.fresh:
+                    self.session.reasons.setdefault(job, error.message)
+            self.show("failed", error.message)
+
+    async def weights(self) -> Path | None:
+        """The weights to measure: as they lie, or attacked; null for a member that is served elsewhere."""
+        at, session = self.setting, self.session
+        if at.threat is ThreatModel.GUARDED and session.shelf.subjects.served_elsewhere(at.member):
+            return None
+        found = session.shelf.subjects.bytes_of(at.member, at.variant)
+        if found.path is None or found.digest is None:
+            raise WeightsError(found.reason or "its weights are not here")
+        if at.rung is None:
+            return found.path
+        if (reason := why_unattackable(session.loaded, at.member, at.variant)) is not None:
+            raise WeightsError(reason)
+        attack_set = attack_set_path(session.policies, at.rung)
+        lock = session._attacks.setdefault((found.digest, msgspec.json.encode(at.rung).hex()), asyncio.Lock())
+        async with lock, session.cores.take(1):  # two variants with the same bytes are attacked once
+            self.show("attacking")
+            return await session.laboratory.attack(
+                found.path, found.digest, at.rung, attack_set, self.show_attack
+            )
+
+    @asynccontextmanager
+    async def engine(self, path: Path | None, threads: int) -> AsyncIterator[Engine]:
+        """The model as the threat reaches it: behind its guard, at its URL, or bare."""
+        laboratory, loaded, at = self.session.laboratory, self.session.loaded, self.setting
+        self.show("loading")
+        member = self.session.shelf.subjects.members.get(at.member)
+        if path is None:
+            assert member is not None
+            inner = await laboratory.reach(member)
+        else:
+            inner = await laboratory.open(path, threads)
+        try:
+            if at.threat is ThreatModel.GUARDED and member is not None:
+                yield laboratory.behind_guard(inner, loaded, member)
+            else:
+                yield BelowGuard(inner)
+        finally:
+            await inner.close()
+
+    async def measure(self, job: Job, engine: Engine) -> None:
+        """Ask one suite; sign and store what came out, unless too much is missing to conclude anything."""
+        session, suite = self.session, self.suites[job.suite_digest]
+        subject, conditions = self.subject(), self.conditions(job, engine)
+        evidence = Evidence(
+            subject=subject, conditions=conditions, outcomes=(), made_at=now(), code_version=__version__
+        )
+        name = evidence.address.removeprefix("sha256:")
+        path = session.cache / "checkpoints" / f"{name}.jsonl"
+        with Checkpoint(path, f"{evidence.address} {__version__}") as checkpoint:
+            outcomes = await run_suite(
+                engine,
+                suite,
+                score=session.laboratory.score,
+                sampling=conditions.sampling,
+                seed=conditions.seed,
+                checkpoint=checkpoint,
+                progress=lambda progress: self.show("asking", job.suite, progress),
+            )
+            self.before += len(suite.cases)
+            if (reason := too_much_missing(outcomes)) is not None:
+                session.reasons[job] = reason
+                return
+            evidence = msgspec.structs.replace(evidence, outcomes=outcomes, made_at=now())
+            await session.store.put(evidence, session.signer)
+            checkpoint.remove()
+        session.shelf.add(evidence)
+        session.fresh.add(job)
+
+    def subject(self) -> Subject:
+        at, subjects = self.setting, self.session.shelf.subjects
+        elsewhere = at.threat is ThreatModel.GUARDED and subjects.served_elsewhere(at.member)
+        named = subjects.target_commitment if elsewhere else subjects.weights_commitment
+        commitment = named(at.member, at.variant, make=True)
+        assert commitment is not None
+        return Subject(
+            family=self.session.loaded.family.family,
+            member=at.member,
+            variant=at.variant,
+            commitment=commitment,
+        )
+
+    def conditions(self, job: Job, engine: Engine) -> Conditions:
+        at = self.setting
+        guarded = at.threat is ThreatModel.GUARDED
+        return Conditions(
+            suite=job.suite,
+            suite_digest=job.suite_digest,
+            threat=at.threat,
+            rung=at.rung,
+            serve=self.session.shelf.subjects.serve_commitment(at.member, make=True) if guarded else None,
+            engine=engine.info.name,
+            engine_version=engine.info.version,
+            sampling=SAMPLING,
+        )
+
+
+def too_much_missing(outcomes: Sequence[Outcome]) -> str | None:
+    """Why outcomes are not worth storing, else null. What is not stored is asked again by the next run."""
+    missing = [outcome for outcome in outcomes if outcome.correct is None and outcome.refused is None]
+    if len(missing) <= MAX_MISSING * len(outcomes):
+        return None
+    errors = [outcome.error or "" for outcome in missing]
+    commonest = max(set(errors), key=errors.count)
+    return f"{len(missing)} of {len(outcomes)} cases could not be measured; most often: {commonest}"
+
+
+def now() -> str:
+    """This moment, RFC 3339 in UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder: two at once would ask everything twice. Raises EvidenceError if it is taken."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = os.open(data / "vet.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise EvidenceError(
+            f"can't write to {data}: {error.strerror}", hint="--data names a folder you can write"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvidenceError(
+                f"another vet is at work in {data}", hint="wait for it, or name another --data"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The one fault to show of several that came at once: ours before others."""
+    while isinstance(error, BaseExceptionGroup):
+        ours = [each for each in error.exceptions if isinstance(each, DutchdoorError | BaseExceptionGroup)]
+        error = (ours or list(error.exceptions))[0]
+    return error
