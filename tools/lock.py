@@ -46,7 +46,9 @@ def normal(name: str) -> str:
 
 def hashes(name: str, version: str) -> list[str]:
     """SHA-256 of every file the index has of this version."""
-    request = urllib.request.Request(f"{INDEX}/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+    request = urllib.request.Request(
+        f"{INDEX}/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as answer:
         page = json.load(answer)
     stem = {f"{name}-{version}", f"{name}-{version}".replace("-", "_")}

@@ -45,7 +45,9 @@ def pages() -> dict[Path, str]:
     found = {REFERENCE / "cli.md": "\n".join(commands)}
     for name, (module, kind) in SCHEMAS.items():
         schema = msgspec.json.schema(getattr(importlib.import_module(module), kind))
-        found[REFERENCE / "schemas" / f"{name}.schema.json"] = json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+        found[REFERENCE / "schemas" / f"{name}.schema.json"] = (
+            json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+        )
     return found
 
 
@@ -53,7 +55,9 @@ def main() -> None:
     stale = {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
     if "--check" in sys.argv:
         if stale:
-            sys.exit(f"not up to date: {', '.join(p.name for p in stale)}; run: .venv/bin/python tools/reference.py")
+            sys.exit(
+                f"not up to date: {', '.join(p.name for p in stale)}; run: .venv/bin/python tools/reference.py"
+            )
         return
     for path, text in stale.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,9 @@ class MissingExtraError(DutchdoorError):
     """An optional dependency that is not installed."""
 
     def __init__(self, what: str, *, extra: str) -> None:
-        super().__init__(f"{what} needs an optional part that is not installed", hint=f"pip install 'dutchdoor[{extra}]'")
+        super().__init__(
+            f"{what} needs an optional part that is not installed", hint=f"pip install 'dutchdoor[{extra}]'"
+        )
 
 
 class UsageError(DutchdoorError):

@@ -17,7 +17,7 @@ def echo(prompt: str) -> str:
 class ScriptedEngine:
     """Answers the last message by a rule, word by word.
 
-    `fail` says how often a prompt fails before it is answered (-1: always); `blocked`, which end with a filter.
+    `fail`: how often a prompt fails before it is answered (-1: always); `blocked`: which end with a filter.
     """
 
     def __init__(

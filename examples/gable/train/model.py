@@ -34,8 +34,8 @@ class Shape:
 SHAPES = {
     "baseline": Shape(64, 2, 192),
     "gable-s": Shape(96, 3, 256),
-    "gable-m": Shape(128, 4, 352),
-    "gable-l": Shape(192, 6, 448),
+    "gable-m": Shape(192, 3, 256),
+    "gable-l": Shape(192, 5, 448),
 }
 CONTEXT, THETA, EPS = 512, 10000.0, 1e-5
 

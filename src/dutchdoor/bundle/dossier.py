@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from dutchdoor.core import BundleError, canonical_json
+from dutchdoor.core import BundleError, ThreatModel, canonical_json
 from dutchdoor.evidence import dsse
 from dutchdoor.evidence.record import Evidence
 from dutchdoor.evidence.signing_keys import SigningKey
@@ -107,6 +107,16 @@ class Offer(Row, frozen=True, kw_only=True):
     price: Price | None
     promises: Promises
     made_at: str  # RFC 3339, UTC
+
+
+def is_about(evidence: Evidence, member: str, variant: str, *, elsewhere: bool) -> bool:
+    """Whether evidence is about the bytes of a variant.
+
+    Where the API reaches a member `elsewhere`, at a URL, what is measured through it is about that service.
+    """
+    subject = evidence.subject
+    served = elsewhere and evidence.conditions.threat is ThreatModel.GUARDED
+    return (subject.member, subject.variant) == (member, variant) and not served
 
 
 def statement(dossier: Dossier, digests: Mapping[str, str]) -> Statement:

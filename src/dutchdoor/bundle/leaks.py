@@ -73,14 +73,16 @@ async def find_leaks(
     shared: Sequence[Path] = (),
     public: Sequence[Path] = (),
     texts: Mapping[str, str] | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> tuple[Leak, ...]:
     """Every place in `files` (and `texts`) where content of `closed` was recognised.
 
-    `shared` are files of open weights whose equals in closed weights (a tokenizer) are not secret;
-    `public` are files that anyone has. Raises WeightsError for broken weights.
+    `digests` are those of `files`, where they are known. `shared` are files of open weights whose equals
+    in closed weights (a tokenizer) are not secret; `public` are files that anyone has. Raises WeightsError
+    for broken weights.
     """
     known = await _know(files, closed, shared, public)
-    digests = await digest_files(files) if known.files else {}
+    digests = digests or await digest_files(files)
     found = [
         Leak(file=name, component=known.files[digest], how="the same file")
         for name, digest in digests.items()
@@ -95,9 +97,11 @@ async def _know(
     files: Mapping[str, Path], closed: Sequence[Closed], shared: Sequence[Path], public: Sequence[Path]
 ) -> _Known:
     known = _Known()
-    innocent = set((await digest_files({str(path): path for path in (*shared, *public)})).values())
+    innocent = set((await digest_files({str(path): path.resolve() for path in (*shared, *public)})).values())
     for part in closed:
-        large = {name: path for name, path in part.files.items() if path.stat().st_size >= SMALLEST_FILE}
+        large = {
+            name: path.resolve() for name, path in part.files.items() if path.stat().st_size >= SMALLEST_FILE
+        }
         for name, digest in (await digest_files(large)).items():
             is_shared = part.weights and not name.endswith(WEIGHTS) and digest in innocent
             if not is_shared:
@@ -151,7 +155,7 @@ def _listed(path: Path, sizes: set[int]) -> list[tuple[str, str]]:
 
 
 def _tensors(path: Path, sizes: set[int] | None) -> Iterator[tuple[str, str]]:
-    """Name and digest of each tensor that is large enough, not constant, and of one of the sizes (null: any)."""
+    """Name and digest of each tensor that is large enough, no constant, and of these sizes (null: any)."""
     wanted = [
         span
         for span in _spans(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from dutchdoor import __version__
-from dutchdoor.bundle.dossier import Dossier, Node, Offer, Tree, now, statement
+from dutchdoor.bundle.dossier import Dossier, Node, Offer, Tree, is_about, now, statement
 from dutchdoor.bundle.gather import Release, Salts, gather
 from dutchdoor.bundle.layout import DOSSIER, FAMILY_BUNDLE, MANIFEST, OFFER, Finding
 from dutchdoor.bundle.leaks import find_leaks
@@ -63,7 +63,12 @@ async def pack(
     BundleError for a leak, a missing licence, a foreign folder in the way, or bytes other than those that
     were measured.
     """
-    wanted = chosen(loaded, decision, members)
+    try:
+        wanted = chosen(loaded, decision, members)
+    except NothingLeavesError:
+        for place in stale(loaded, decision, out):
+            say(f"{place} is from an earlier pack: it may no longer be given away")
+        raise
     release = await gather(loaded, decision, signer, salts, evidence, cache, made_at or now())
     names: list[str | None] = [member.name for member in wanted]
     if not members and release.parts[None]:
@@ -173,9 +178,12 @@ def _require_measured(release: Release, part: Part, digests: Mapping[str, str]) 
         return
     family = release.loaded.family.family
     held = commitment("variant", family, f"{part.member}/{part.variant}", release.salts(digest), digest)
+    member = release.loaded.member(part.member or "")
     for signed in release.evidence:
-        subject = signed.evidence.subject
-        if (subject.member, subject.variant) == (part.member, part.variant) and subject.commitment != held:
+        about = is_about(
+            signed.evidence, member.name, part.variant, elsewhere=member.serve.target is not None
+        )
+        if about and signed.evidence.subject.commitment != held:
             raise BundleError(
                 f"the evidence of {part.member}/{part.variant} is about other bytes than {part.source} holds",
                 hint="measure these with `dutchdoor vet`, then decide again",
@@ -209,6 +217,7 @@ async def _require_clean(
     leaks = await find_leaks(
         {file: folder / file for file in digests},
         release.closed,
+        digests=digests,
         shared=release.shared,
         public=release.public,
         texts={DOSSIER: canonical_json(statement(dossier, digests)).decode()},
@@ -221,11 +230,16 @@ async def _require_clean(
         )
 
 
+def stale(loaded: LoadedFamily, decision: Decision, out: Path) -> list[Path]:
+    """Bundles of this family from an earlier pack whose members are closed now."""
+    opened = {member.name for member in open_members(loaded, decision)}
+    places = [out / member.name for member in loaded.family.members if member.name not in opened]
+    places += [] if opened and any(each.open for each in decision.components) else [out / FAMILY_BUNDLE]
+    return [place for place in places if place.is_dir() and family_of(place) == loaded.family.family]
+
+
 def _withdraw(release: Release, out: Path, say: Say) -> None:
-    """Take away bundles of an earlier pack whose members are closed now: a closed member is in no bundle."""
-    for name in [*(member.name for member in release.loaded.family.members), None]:
-        place = out / (name or FAMILY_BUNDLE)
-        if release.parts.get(name) or not place.is_dir() or family_of(place) != release.loaded.family.family:
-            continue
+    """Take away what an earlier pack left of what is closed now: a closed member is in no bundle."""
+    for place in stale(release.loaded, release.decision, out):
         shutil.rmtree(place)
         say(f"removed {place}: packed earlier, closed now; copies that others have can't be recalled")

@@ -3,6 +3,7 @@
 Measures nothing: without evidence nothing leaves.
 """
 
+import asyncio
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +66,12 @@ async def decide_and_pack(
     progress: Progress = no_progress,
     say: Say = lambda text: None,
 ) -> Packing:
-    """Decide from the evidence in the data folder and pack what may leave. Raises as `pack` does."""
+    """Decide from the evidence in the data folder and pack what may leave.
+
+    Raises as `pack` does, and WeightsError for weights that are meant to leave and can't be read: that is a fault
+    to be told, not a reason to hold a member back.
+    """
+    await asyncio.to_thread(_require_readable, loaded)
     store, salts, cache = EvidenceStore(data / "evidence"), Salts(data / "salts"), data / "cache"
     shelf = await open_shelf(store, loaded, trusted, salts=salts, cache=cache)
     for warning in shelf.warnings:
@@ -86,3 +92,9 @@ async def decide_and_pack(
         say=say,
     )
     return Packing(decision, tuple(paths))
+
+
+def _require_readable(loaded: LoadedFamily) -> None:
+    for member in loaded.family.members:
+        for variant in member.variants if member.intent.download else ():
+            loaded.facts(member.name, variant.id)

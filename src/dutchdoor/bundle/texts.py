@@ -50,7 +50,9 @@ def family_texts(release: Release, nodes: Sequence[Node]) -> dict[str, str]:
     section = openness_section(release.decision, release.tree.nodes, None)
     return {
         CARD: with_section(family_card(family.family, family.version, nodes), section),
-        LICENCE: "Each component has its own licence:\n\n" + "\n".join(rows) + "\n",
+        LICENCE: f"Each component has its own licence; the texts are in {LICENCES}/:\n\n"
+        + "\n".join(rows)
+        + "\n",
         **texts,
     }
 

@@ -20,6 +20,7 @@ from dutchdoor.bundle.dossier import (
     Dossier,
     Offer,
     Statement,
+    is_about,
     read_offer,
     read_statement,
 )
@@ -108,6 +109,11 @@ async def read_contents(folder: Path, *, progress: Progress = no_progress) -> Co
     rest = {name: path for name, path in found.files.items() if name not in ours}
     digests |= await digest_files(rest, progress=progress)
     return Contents(digests, ours, found.findings)
+
+
+def looks_like_bundle(folder: Path) -> bool:
+    """Whether a folder has a dossier; says nothing about what it is worth."""
+    return (folder / DOSSIER).is_file()
 
 
 def require_bundle(folder: Path) -> None:
@@ -248,7 +254,8 @@ def _bindings(statement: Statement, key_id: str, contents: Contents) -> Iterator
         yield Finding(file=DOSSIER, what="it leaves files out that must be listed")
     if dossier.member is not None:
         decided = dossier.decision.members.get(dossier.member)
-        if decided is None or not decided.channels[Channel.DOWNLOAD].open:
+        download = decided.channels.get(Channel.DOWNLOAD) if decided else None
+        if download is None or not download.open:
             yield Finding(
                 file=DOSSIER, what=f"its own decision does not open the download of {dossier.member}"
             )
@@ -288,9 +295,14 @@ class _Variant(msgspec.Struct, frozen=True):
     salt: str | None = None
 
 
+class _Serve(msgspec.Struct, frozen=True):
+    elsewhere: bool = False
+
+
 class _Member(msgspec.Struct, frozen=True):
     name: str
     variants: tuple[_Variant, ...] = ()
+    serve: _Serve | None = None
 
 
 class _Manifest(msgspec.Struct, frozen=True):
@@ -323,24 +335,26 @@ def _manifest(dossier: Dossier, contents: Contents) -> Iterator[Finding]:
     for member in manifest.members:
         for variant in member.variants:
             if variant.digest is not None:
-                yield from _opening(dossier, member.name, variant, digests.get((member.name, variant.id)))
+                yield from _opening(dossier, member, variant, digests.get((member.name, variant.id)))
 
 
-def _opening(dossier: Dossier, member: str, variant: _Variant, digest: str | None) -> Iterator[Finding]:
+def _opening(dossier: Dossier, member: _Member, variant: _Variant, digest: str | None) -> Iterator[Finding]:
     """An open variant's salt opens the commitment under which its evidence was made."""
+    name = f"{member.name}/{variant.id}"
+    elsewhere = member.serve is not None and member.serve.elsewhere
     if variant.digest != digest:
-        yield Finding(file=MANIFEST, what=f"{member}/{variant.id} has another digest than in the dossier")
+        yield Finding(file=MANIFEST, what=f"{shown(name)} has another digest than in the dossier")
     try:
         salt = bytes.fromhex(variant.salt or "")
-        held = commitment("variant", dossier.family, f"{member}/{variant.id}", salt, variant.digest or "")
+        held = commitment("variant", dossier.family, name, salt, variant.digest or "")
     except ValueError:
         held = None
     if held is None or held != variant.commitment:
-        yield Finding(file=MANIFEST, what=f"the commitment to {member}/{variant.id} does not open")
+        yield Finding(file=MANIFEST, what=f"the commitment to {shown(name)} does not open")
     for signed in dossier.evidence:
-        subject = signed.evidence.subject
-        if (subject.member, subject.variant) == (member, variant.id) and subject.commitment != held:
-            yield Finding(file=DOSSIER, what=f"its evidence of {member}/{variant.id} is about other bytes")
+        about = is_about(signed.evidence, member.name, variant.id, elsewhere=elsewhere)
+        if about and signed.evidence.subject.commitment != held:
+            yield Finding(file=DOSSIER, what=f"its evidence of {shown(name)} is about other bytes")
 
 
 def _evidence(

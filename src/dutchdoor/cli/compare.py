@@ -64,6 +64,13 @@ MOST_STREAMS = 64
     show_default=True,
     help="Requests at a time, where it is not one.",
 )
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60,
+    show_default=True,
+    help="For each measurement of speed, at most. Cases are always all asked.",
+)
 @click.option("--routes", type=click.Path(dir_okay=False, path_type=Path), help="Write the routes file here.")
 @click.option(
     "--answers", type=click.IntRange(0), default=3, show_default=True, help="Answers shown side by side."
@@ -134,6 +141,7 @@ def _request(options: dict[str, Any]) -> tuple[Any, Any]:
         confidence=options["confidence"],
         max_tokens=options["max_tokens"],
         streams=options["streams"],
+        limit_s=options["seconds"],
     )
     place = Place(
         data=data_folder(None, options["data"]),

@@ -141,12 +141,15 @@ def render(decision: Decision, manifest: Path, policies: Sequence[LoadedPolicy])
                 Text("\n").join(_lines(held)),
             )
     parts: list[RenderableType] = [table]
-    for title, lines in (
+    for title, rows in (
         ("components that stay", _closed_components(decision)),
-        ("what to do", list(remedies(decision, manifest, policies))),
+        ("what to do", [("", each) for each in remedies(decision, manifest, policies)]),
     ):
-        if lines:
-            parts += [Text(), Text(title, "bold"), *(Text(f"  {line}") for line in lines)]
+        if rows:
+            block = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+            for left, right in rows:
+                block.add_row(Text(left), Text(right))
+            parts += [Text(), Text(title, "bold"), block]
     return Group(*parts)
 
 
@@ -200,7 +203,7 @@ def measured(verdict: Verdict) -> str:
     place = f" ({', '.join(where)})" if where else ""
     if verdict.value is None or verdict.lower is None or verdict.upper is None:
         words = verdict.because if verdict.verdict is VerdictKind.INCONCLUSIVE else verdict.verdict.value
-        return f"{verdict.measure}{place}: {words or verdict.verdict.value}"
+        return f"{verdict.measure}{place}: {_short(words or verdict.verdict.value)}"
     shown = _amount(verdict.value, verdict)
     if verdict.lower != verdict.upper:
         shown += f" [{_amount(verdict.lower, verdict)}, {_amount(verdict.upper, verdict)}]"
@@ -208,6 +211,12 @@ def measured(verdict: Verdict) -> str:
         shown += f" {_relation(verdict)} {_amount(verdict.bound, verdict)}"
     reason = f": {verdict.because}" if verdict.verdict is VerdictKind.INCONCLUSIVE and verdict.because else ""
     return f"{verdict.measure} {shown}{place}{reason}"
+
+
+def _short(reason: str) -> str:
+    """A reason without the whole list of what was not measured: `vet` measures all of it at once."""
+    items = reason.split(", ") if reason.startswith(NOT_MEASURED) else [reason]
+    return items[0] if len(items) == 1 else f"{items[0]} and {len(items) - 1} more"
 
 
 def _relation(verdict: Verdict) -> str:
@@ -224,13 +233,17 @@ def _amount(value: float, verdict: Verdict) -> str:
         for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
             if abs(value) >= limit:
                 return f"{value / limit:.3g}{unit}"
+    if verdict.measure == PARAMETERS and float(value).is_integer():
+        return f"{value:.0f}"
     return f"{value:.3f}"
 
 
-def _closed_components(decision: Decision) -> list[str]:
+def _closed_components(decision: Decision) -> list[tuple[str, str]]:
     return [
-        f"{each.kind} of {each.member or 'the family'}{f' ({each.path})' if each.path else ''}: "
-        f"closed by {each.closed_by}: {each.because}"
+        (
+            f"  {each.kind} of {each.member or 'the family'}{f' ({each.path})' if each.path else ''}",
+            f"closed by {each.closed_by}: {each.because}",
+        )
         for each in decision.components
         if not each.open
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from dutchdoor.core import Exit, UsageError
+from dutchdoor.core import DutchdoorError, Exit, UsageError
 from dutchdoor.family.draft import Draft, Found, draft_family, look_at
 from dutchdoor.policy.draft import draft_policy
 
@@ -37,9 +37,14 @@ def command(paths: tuple[Path, ...], out: Path, name: str | None, force: bool) -
         )
     found = [look_at(each) for each in paths]
     draft = draft_family(found, out, name)
-    out.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(draft.text, "utf-8")
-    policy.write_text(draft_policy(draft.family), "utf-8")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        manifest.write_text(draft.text, "utf-8")
+        policy.write_text(draft_policy(draft.family), "utf-8")
+    except OSError as error:
+        raise DutchdoorError(
+            f"can't write to {out}: {error.strerror}", hint="--out FOLDER writes elsewhere"
+        ) from error
     click.echo(_told(found, draft, manifest, policy))
     return Exit.CLEAN
 

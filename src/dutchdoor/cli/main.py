@@ -1,4 +1,4 @@
-"""The command `dutchdoor`: finds the command's file when it is asked for, and turns errors into words and exit codes."""
+"""The command `dutchdoor`: loads a command's file when it is asked for, turns errors into words and exit codes."""
 
 import importlib
 import logging
@@ -46,7 +46,9 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="dutchdoor")
 def root() -> None:
     """Release a model family in two tiers: open weights below, a metered API above, one checkable chain.

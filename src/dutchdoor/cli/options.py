@@ -24,7 +24,11 @@ def data_option() -> Decorator:
 
 def format_option(*formats: str) -> Decorator:
     return click.option(
-        "--format", "format_", type=click.Choice(formats or ("text", "json")), default="text", show_default=True
+        "--format",
+        "format_",
+        type=click.Choice(formats or ("text", "json")),
+        default="text",
+        show_default=True,
     )
 
 

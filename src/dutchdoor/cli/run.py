@@ -21,6 +21,7 @@ from dutchdoor.evidence.signing_keys import PublicKey, trusted_keys
 
 STREAMS = 1  # a chat has one reader
 MOST_FINDINGS = 10
+OURS = "dutchdoor"  # the folder in a bundle that holds what we say about it
 HELP = "Ctrl-C stops an answer; /clear forgets the chat; /exit, Ctrl-C or Ctrl-D at the prompt ends."
 
 
@@ -106,9 +107,8 @@ async def _verified(
     model: Path, trust: tuple[Path, ...], in_place: bool, say: Callable[[str], None]
 ) -> Path | int:
     """The folder or file to load; an exit code where it must not be."""
-    from dutchdoor.bundle.verify import looks_like_bundle
-
-    if not await asyncio.to_thread(looks_like_bundle, model):
+    # our folder alone makes it a bundle: one whose dossier was taken away must not pass for plain weights
+    if not await asyncio.to_thread((model / OURS).exists):
         if trust or in_place:
             raise UsageError(f"{model} is no bundle: --trust and --in-place have nothing to check there")
         return model

@@ -9,17 +9,20 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dutchdoor.cli.options import config_folder, data_folder, data_option, progress_console, quiet_option
 from dutchdoor.core import Channel, DocumentError, Exit
-from dutchdoor.family.load import LoadedFamily
-from dutchdoor.gateway.app import Gateway
-from dutchdoor.policy.decision import Decision
+
+if TYPE_CHECKING:
+    from dutchdoor.evidence.signing_keys import PublicKey
+    from dutchdoor.family.load import LoadedFamily
+    from dutchdoor.gateway.app import Gateway
+    from dutchdoor.policy.decision import Decision
 
 
 @click.command("serve")
@@ -81,45 +84,55 @@ async def _serve(
 ) -> int:
     from dutchdoor.evidence.signing_keys import trusted_keys
     from dutchdoor.family.document import kind_of
-    from dutchdoor.family.load import load_family
     from dutchdoor.gateway import log
     from dutchdoor.gateway.routes import build_from_routes, load_routes
     from dutchdoor.gateway.server import GatewayServer, listen
-    from dutchdoor.gateway.serving import build_from_family, decide_from_store, served_members
     from dutchdoor.ledger.store import Ledger
 
     trusted = trusted_keys(config_folder(), trust)
     console = progress_console(quiet)
-    is_routes = (kind_of(file) or "").startswith("dutchdoor/routes@")
-    if is_routes:
-        routes = load_routes(file)
-    else:
-        family = load_family(file)
-        judged = await decide_from_store(family, data, trusted)
-        for warning in judged.warnings:
-            click.echo(f"warning: {warning}", err=True)
-        _say_what_is_closed(family, judged.decision)
-        if not served_members(family, judged.decision):
-            return _nothing(file, judged.decision)
     async with contextlib.AsyncExitStack() as undo:
-        listener = undo.enter_context(listen(host, port))
-        ledger = await Ledger.open_in(data)
+        ledger = await Ledger.open_in(data)  # first: a folder that cannot be written is found out at once
         undo.push_async_callback(ledger.close)
+        if (kind_of(file) or "").startswith("dutchdoor/routes@"):
+            routes = load_routes(file)
+            building = build_from_routes(routes, data, trusted, ledger=ledger, threads=threads)
+        else:
+            from dutchdoor.family.load import load_family
+            from dutchdoor.gateway.serving import build_from_family, served_members
+
+            family = load_family(file)
+            decision = await _judge(family, data, trusted)
+            if not served_members(family, decision):
+                return _nothing(file, decision)
+            building = build_from_family(family, decision, data, ledger=ledger, threads=threads)
+        undo.callback(building.close)
+        listener = undo.enter_context(listen(host, port))
         with console.status("loading the models"):
-            if is_routes:
-                gateway = await build_from_routes(routes, data, trusted, ledger=ledger, threads=threads)
-            else:
-                gateway = await build_from_family(
-                    family, judged.decision, data, ledger=ledger, threads=threads
-                )
+            gateway = await building
         undo.pop_all()  # from here on, the server and its gateway own them
-        if not quiet:
-            log.to_stderr()
-        return await _until_signalled(GatewayServer(gateway, host, port, listener=listener), gateway, data)
+    if not quiet:
+        log.to_stderr()
+    return await _until_signalled(GatewayServer(gateway, host, port, listener=listener), gateway, data)
 
 
-async def _until_signalled(server: Any, gateway: Gateway, data: Path) -> int:
-    from dutchdoor.gateway.serving import engine_notes
+async def _judge(family: "LoadedFamily", data: Path, trusted: Sequence["PublicKey"]) -> "Decision":
+    """Decide, and say what is not served and why."""
+    from dutchdoor.gateway.serving import decide_from_store
+
+    judged = await decide_from_store(family, data, trusted)
+    for warning in judged.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    for member in family.family.members:
+        channel = judged.decision.members[member.name].channels[Channel.API]
+        if not channel.open:
+            why = f": {channel.because}" if channel.because else ""
+            click.echo(f"{member.name} is not served, closed by {channel.closed_by}{why}", err=True)
+    return judged.decision
+
+
+async def _until_signalled(server: Any, gateway: "Gateway", data: Path) -> int:
+    from dutchdoor.gateway.targets import engine_notes
 
     stop = asyncio.Event()
 
@@ -132,7 +145,7 @@ async def _until_signalled(server: Any, gateway: Gateway, data: Path) -> int:
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, asked)
     await server.start()
-    for note in engine_notes(list(gateway.routes.values())):
+    for note in engine_notes(gateway.targets):
         click.echo(f"note: {note}", err=True)
     click.echo(f"serving {', '.join(gateway.routes)} at {server.base_url}")
     click.echo(f"make a key:  {key_command(data)}")
@@ -151,15 +164,7 @@ def key_command(data: Path) -> str:
     return f"{program} keys create --name NAME --data {shlex.quote(str(data.absolute()))}"
 
 
-def _say_what_is_closed(family: LoadedFamily, decision: Decision) -> None:
-    for member in family.family.members:
-        channel = decision.members[member.name].channels[Channel.API]
-        if not channel.open:
-            why = f": {channel.because}" if channel.because else ""
-            click.echo(f"{member.name} is not served, closed by {channel.closed_by}{why}", err=True)
-
-
-def _nothing(file: Path, decision: Decision) -> int:
+def _nothing(file: Path, decision: "Decision") -> int:
     closed = {member.channels[Channel.API].closed_by for member in decision.members.values()}
     unsettled = closed & {"inconclusive", "no-rule"}
     click.echo("error: nothing is served: no member's api channel is open", err=True)

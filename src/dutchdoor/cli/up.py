@@ -34,7 +34,9 @@ EXAMPLE = Path("examples/gable/family.yaml")
 
 @click.command("up")
 @click.argument("manifest", metavar="[FAMILY.yaml]", type=click.Path(path_type=Path), required=False)
-@click.option("--once", is_flag=True, help="Stop after each served member has answered one request over HTTP.")
+@click.option(
+    "--once", is_flag=True, help="Stop after each served member has answered one request over HTTP."
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -101,7 +103,13 @@ async def _up(manifest: Path, place: "Place", trust: Sequence[Path], *, once: bo
     progress, console = progress_console(quiet), data_console()
     with Display(progress) as display:
         release = await walk(
-            loaded, policies, place, signer, trusted, progress=display.step, say=lambda step: progress.log(step)
+            loaded,
+            policies,
+            place,
+            signer,
+            trusted,
+            progress=display.step,
+            say=progress.log,
         )
     for warning in release.report.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -157,7 +165,8 @@ def gaps(found: Sequence["Gap"]) -> RenderableType:
 def how_to_ask(base_url: str, key: "NewKey", model: str) -> RenderableType:
     """One curl that works, with a fresh key."""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is 2 + 3?"}}]}}'
-    curl = f"curl {base_url}/chat/completions -H 'Authorization: Bearer {key.key}' -H 'Content-Type: application/json' -d '{body}'"
+    headers = f"-H 'Authorization: Bearer {key.key}' -H 'Content-Type: application/json'"
+    curl = f"curl {base_url}/chat/completions {headers} -d '{body}'"
     return Group(
         Text(f"serving at {base_url}; Ctrl-C ends it", "bold"),
         Text(f"  {curl}"),
@@ -172,7 +181,9 @@ async def _greet_all(server: "GatewayServer", key: "NewKey", console: Console) -
         answer = await greet(server.base_url, model, key.key)
         said = " ".join(answer.text.split()) or "(nothing)"
         tokens = answer.usage.output_tokens if answer.usage else "?"
-        console.print(Text(f"  {model} over HTTP: {GREETING} → {said}  ({tokens} tokens, {answer.total_s:.2f} s)"))
+        console.print(
+            Text(f"  {model} over HTTP: {GREETING} → {said}  ({tokens} tokens, {answer.total_s:.2f} s)")
+        )
 
 
 async def _until_asked_to_stop(server: "GatewayServer") -> None:

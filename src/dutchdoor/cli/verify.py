@@ -21,7 +21,7 @@ from dutchdoor.bundle.dossier import Dossier, Node
 from dutchdoor.bundle.layout import SIGNER, shown
 from dutchdoor.bundle.verify import Report, Verdict, verify
 from dutchdoor.cli.options import config_folder, format_option, progress_console, quiet_option
-from dutchdoor.core import Exit
+from dutchdoor.core import Channel, Exit
 from dutchdoor.core import Verdict as RuleVerdict
 from dutchdoor.evidence.signing_keys import PublicKey, trusted_keys
 
@@ -60,7 +60,7 @@ def command(folders: tuple[Path, ...], trust: tuple[Path, ...], format_: str, qu
             msgspec.json.encode({"verdict": worst, "bundles": [as_data(report) for report in reports]})
         )
     else:
-        click.echo("\n\n".join("\n".join(lines(report)) for report in reports))
+        click.echo("\n\n".join("\n".join(shown(line) for line in lines(report)) for report in reports))
     return max(CODES[report.verdict] for report in reports)
 
 
@@ -85,7 +85,7 @@ def as_data(report: Report) -> dict[str, Any]:
     """A report as `--format json` gives it."""
     dossier = report.dossier
     return {
-        "folder": str(report.folder),
+        "folder": shown(str(report.folder)),
         "verdict": report.verdict,
         "signer": report.signer,
         "trusted": report.trusted,
@@ -132,13 +132,18 @@ def _head(report: Report, dossier: Dossier) -> Iterator[str]:
     name = dossier.member or "what belongs to the whole family"
     verdict = "valid" if report.trusted else "valid, but signed by an unknown key"
     yield f"{report.folder}: {verdict}"
-    yield f"  what       {name}, {dossier.family} {dossier.version}, by {shown(dossier.publisher.name)}"
+    yield f"  what       {name}, {dossier.family} {dossier.version}, by {dossier.publisher.name}"
     yield f"  tier       {_tier(dossier) or '–'}"
     yield f"  licence    {dossier.license or 'each component its own'} (the text is in the bundle and signed)"
     yield f"  files      {report.files}, all as signed, none besides"
     known = f"trusted: {report.signer_source}" if report.trusted else "unknown"
     yield f"  signed by  {report.signer} ({known})"
-    yield f"  made       {dossier.made_at} with {shown(dossier.made_by)}"
+    yield f"  made       {dossier.made_at} with {dossier.made_by}"
+    makers = {held.keyid for held in dossier.evidence}
+    if makers:
+        count = sum(len(held.evidence.outcomes) for held in dossier.evidence)
+        whose = "the same key" if makers == {report.signer} else ", ".join(sorted(makers))
+        yield f"  evidence   {count:,} outcomes in {len(dossier.evidence)} runs, signed by {whose}"
     if report.offer:
         price = report.offer.price
         terms = (
@@ -161,9 +166,12 @@ def _decided(dossier: Dossier) -> Iterator[str]:
         if dossier.member is not None and name != dossier.member:
             continue
         yield f"  decided for {name}, by {', '.join(policy.id for policy in dossier.decision.policies)}"
-        for channel, decided in member.channels.items():
+        for channel in Channel:
+            decided = member.channels.get(channel)
+            if decided is None:
+                continue
             state = "open" if decided.open else f"closed by {decided.closed_by}"
-            because = f": {shown(decided.because)}" if decided.because and not decided.open else ""
+            because = f": {decided.because}" if decided.because and not decided.open else ""
             yield f"    {channel.value:<9} {state}{because}"
             for verdict in decided.verdicts if dossier.member else ():
                 yield f"      {_rule(verdict)}"
@@ -172,16 +180,21 @@ def _decided(dossier: Dossier) -> Iterator[str]:
 def _rule(verdict: RuleVerdict) -> str:
     """`pass  hazard-after-tampering  hazard.reagents lora:100:0: 0.004 in [0, 0.013], bound 0.02`."""
     parts = [f"{verdict.verdict.value:<12} {verdict.rule or '–'}  {verdict.measure}"]
-    parts += [shown(text) for text in (verdict.variant, verdict.rung or verdict.threat) if text]
+    parts += [text for text in (verdict.variant, verdict.rung or verdict.threat) if text]
     text = " ".join(parts)
     if verdict.value is not None:
-        text += f": {verdict.value:.4g}"
+        text += f": {_number(verdict.value)}"
     if verdict.lower is not None or verdict.upper is not None:
-        ends = ("–" if end is None else f"{end:.4g}" for end in (verdict.lower, verdict.upper))
+        ends = ("–" if end is None else _number(end) for end in (verdict.lower, verdict.upper))
         text += f" in [{', '.join(ends)}]"
     if verdict.bound is not None:
-        text += f", bound {verdict.bound:g}"
+        text += f", bound {_number(verdict.bound)}"
     return text + (" (only warns)" if verdict.effect == "warn" else "")
+
+
+def _number(value: float) -> str:
+    """Counts (of parameters) whole, rates with four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _closed_lines(dossier: Dossier) -> Iterator[str]:
@@ -192,8 +205,9 @@ def _closed_lines(dossier: Dossier) -> Iterator[str]:
         return
     yield "  closed in this family, and why"
     for node in closed:
-        because = f": {shown(node.because)}" if node.because else ""
-        yield f"    {node.member or 'the family'}, {node.kind}: closed by {node.closed_by}{because}"
+        because = f": {node.because}" if node.because else ""
+        what = f"weights ({node.variant})" if node.variant else node.kind
+        yield f"    {node.member or 'the family'}, {what}: closed by {node.closed_by}{because}"
 
 
 def _closed(node: Node) -> dict[str, str | None]:

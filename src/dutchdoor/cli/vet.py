@@ -144,10 +144,10 @@ class Display:
     """A live table on stderr: each setting with what happens in it. Silent when stderr is no terminal."""
 
     def __init__(self, console: Console) -> None:
+        self._steps: dict[str, Step] = {}
         self._live = Live(
             console=console, refresh_per_second=REFRESH_HZ, transient=True, get_renderable=self._table
         )
-        self._steps: dict[str, Step] = {}
         self._quiet = console.quiet
 
     def step(self, step: "Step") -> None:
@@ -197,10 +197,11 @@ def render(rows: Sequence["Row"]) -> RenderableType:
         place = (f"{row.member}/{row.variant}", threat)
         shown = ("", "") if place == last else place
         for measure, found in row.measures.items():
-            table.add_row(*shown, measure, *_numbers(found), row.state)
+            table.add_row(*map(Text, (*shown, measure, *_numbers(found), row.state)))
             shown = ("", "")
         if not row.measures:
-            table.add_row(*shown, row.suite, "", "", "", "", "", Text(_short(row), "yellow"))
+            empty = [""] * 5
+            table.add_row(*map(Text, (*shown, row.suite, *empty)), Text(_short(row), "yellow"))
         last = place
     return _with_reasons(table, rows)
 

@@ -21,6 +21,8 @@ from dutchdoor.vetting.runner import BlockedElsewhereError
 
 STREAMS = 4  # requests at a time in the crowd
 ALONE = 20  # cases that are asked one at a time, at most
+LIMIT_S = 60.0  # for measuring one load of one side; more would not tell much more
+FEWEST_IN_TIME = 3  # questions that are asked however long they take
 FEWEST_FOR_BOTH = 8  # below this, a crowd of the other half says nothing
 TRIES = 3
 PAUSE_S = 0.5  # before the second try; doubles
@@ -71,74 +73,81 @@ async def warm_up(engine: Engine) -> None:
 
 
 async def interview(
-    engine: Engine,
-    questions: Sequence[Question],
-    *,
-    streams: int,
-    twice: bool,
-    progress: Progress,
+    engine: Engine, questions: Sequence[Question], *, streams: int, limit_s: float, progress: Progress
 ) -> Answers:
-    """Ask everything.
-
-    `twice` asks all alone and again in the crowd (few prompts, timings only the second time); otherwise each
-    case is asked once, some alone, the rest in the crowd. `guarded`: a block is the declared guard's own, so
-    it is an answer; any other block is missing.
-    """
-    count = len(questions)
-    alone_at, crowd_at = (tuple(range(count)),) * 2 if twice else split(count)
-    if streams < 2:
-        alone_at, crowd_at = tuple(range(count)), ()
+    """Ask every question once: some alone, as far as `limit_s` (seconds) reaches, and all others in the crowd."""
     ask_one = partial(reply_to, engine)
-    alone, alone_s = await _load(ask_one, [questions[i] for i in alone_at], 1, progress)
-    crowd, crowd_s = await _load(ask_one, [questions[i] for i in crowd_at], streams, progress)
-    replies = {**dict(zip(crowd_at, crowd, strict=True)), **dict(zip(alone_at, alone, strict=True))}
-    return Answers(
-        replies=tuple(replies[i] for i in range(count)),
-        alone=alone,
-        alone_s=alone_s,
-        crowd=crowd,
-        crowd_s=crowd_s,
-    )
+    count = len(questions)
+    alone_at = split(count)[0] if streams > 1 else tuple(range(count))
+    limit = limit_s if streams > 1 else None  # without a crowd, all have to be asked alone
+    alone, alone_s = await _load(ask_one, [questions[i] for i in alone_at], 1, progress, limit)
+    taken = alone_at[: len(alone)]
+    rest = tuple(i for i in range(count) if i not in set(taken)) if streams > 1 else ()
+    crowd, crowd_s = await _load(ask_one, [questions[i] for i in rest], streams, progress, None)
+    replies = {**dict(zip(taken, alone, strict=True)), **dict(zip(rest, crowd, strict=True))}
+    ordered = tuple(replies[i] for i in range(count))
+    return Answers(replies=ordered, alone=alone, alone_s=alone_s, crowd=crowd, crowd_s=crowd_s)
+
+
+async def sample(
+    engine: Engine, questions: Sequence[Question], *, streams: int, limit_s: float, progress: Progress
+) -> Answers:
+    """Ask the first of the questions alone, as many as `limit_s` (seconds) reaches for, and the same ones again in the
+    crowd for its speed. `replies` are those given alone."""
+    ask_one = partial(reply_to, engine)
+    alone, alone_s = await _load(ask_one, questions, 1, progress, limit_s)
+    again = questions[: len(alone)] if streams > 1 else ()
+    crowd, crowd_s = await _load(ask_one, again, streams, progress, limit_s)
+    return Answers(replies=alone, alone=alone, alone_s=alone_s, crowd=crowd, crowd_s=crowd_s)
 
 
 async def _load(
-    ask_one: AskOne, questions: Sequence[Question], streams: int, progress: Progress
+    ask_one: AskOne, questions: Sequence[Question], streams: int, progress: Progress, limit_s: float | None
 ) -> tuple[tuple[Reply, ...], float]:
-    """The replies in order, with `streams` questions under way at any time, and how long it took."""
-    load = _Load(ask_one, questions, streams, progress)
-    started = time.monotonic()
+    """The replies in order, with `streams` questions under way at any time, and how long it took.
+
+    After `limit_s` no further question is asked; the replies are then those to the first questions.
+    """
+    load = _Load(ask_one, questions, streams, progress, limit_s)
     async with asyncio.TaskGroup() as group:
         for _ in range(min(streams, len(questions))):
             group.create_task(load.work())
-    return tuple(load.replies), time.monotonic() - started
+    return tuple(load.replies[i] for i in range(len(load.replies))), load.seconds
 
 
 class _Load:
     """One pass over the questions, shared by its workers."""
 
     def __init__(
-        self, ask_one: AskOne, questions: Sequence[Question], streams: int, progress: Progress
+        self,
+        ask_one: AskOne,
+        questions: Sequence[Question],
+        streams: int,
+        progress: Progress,
+        limit_s: float | None,
     ) -> None:
-        self.replies = [Reply(text=None, error="not asked")] * len(questions)
+        self.replies: dict[int, Reply] = {}
         self._ask_one, self._questions, self._streams, self._progress = ask_one, questions, streams, progress
+        self._limit_s, self._started = limit_s, time.monotonic()
         self._next = iter(range(len(questions)))
-        self._done = self._failed_in_a_row = 0
+        self._failed_in_a_row = 0
         self._label = "one at a time" if streams == 1 else f"{streams} at a time"
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
 
     async def work(self) -> None:
         for i in self._next:
+            if self._limit_s is not None and i >= FEWEST_IN_TIME and self.seconds > self._limit_s:
+                return
             self.replies[i] = reply = await self._reply(self._questions[i])
             self._failed_in_a_row = self._failed_in_a_row + 1 if reply.text is None else 0
-            self._done += 1
-            self._progress(self._label, self._done, len(self._questions))
+            self._progress(self._label, len(self.replies), len(self._questions))
 
     async def _reply(self, question: Question) -> Reply:
         if self._failed_in_a_row >= GIVE_UP_AFTER:
-            return Reply(
-                text=None,
-                error=f"not asked: {GIVE_UP_AFTER} requests in a row had failed",
-                streams=self._streams,
-            )
+            return Reply(text=None, error=GIVEN_UP, streams=self._streams)
         return msgspec.structs.replace(await self._ask_one(question), streams=self._streams)
 
 

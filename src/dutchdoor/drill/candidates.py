@@ -243,7 +243,7 @@ async def _url(address: UrlAddress, options: Options) -> Candidate:
         kind="url",
         name=address.model,
         open=found.open,
-        target=found.target(options.price),
+        target=found.target,
         license=found.license,
         license_source=None if found.license is None else "its server",
         parameters=found.parameters,

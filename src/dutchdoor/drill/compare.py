@@ -7,6 +7,7 @@ first question.
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,16 +15,16 @@ import msgspec
 
 from dutchdoor.core import DutchdoorError, EngineError, Exit, VerdictKind
 from dutchdoor.drill.addresses import AnyAddress
-from dutchdoor.drill.asking import STREAMS, Answers, Progress, Question, interview, warm_up
+from dutchdoor.drill.asking import LIMIT_S, STREAMS, Answers, Progress, Question, interview, sample, warm_up
 from dutchdoor.drill.candidates import Candidate, Options, Place, prepare
 from dutchdoor.drill.cost import cost
 from dutchdoor.drill.prompts import SOURCE, load_prompts
 from dutchdoor.drill.quality import judge
 from dutchdoor.drill.report import Cases, Comparison, Reply, Sample, Side
-from dutchdoor.drill.routes import routes_text, target_names
+from dutchdoor.drill.routes import priced, routes_text, target_names
 from dutchdoor.drill.scoring import load_cases, scored
 from dutchdoor.drill.speed import lengths, speed
-from dutchdoor.engines.interface import EngineInfo, Message
+from dutchdoor.engines.interface import Engine, EngineInfo, Message
 from dutchdoor.evidence.measures import MAX_MISSING
 from dutchdoor.vetting.suites import Suite
 
@@ -43,12 +44,27 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float = 0.95
     max_tokens: int | None = None
     streams: int = STREAMS
+    limit_s: float = LIMIT_S
+
+
+class Ask(Protocol):
+    """How one side is asked: `interview` for cases, `sample` for the bundled prompts."""
+
+    def __call__(
+        self,
+        engine: Engine,
+        questions: Sequence[Question],
+        *,
+        streams: int,
+        limit_s: float,
+        progress: Progress,
+    ) -> Awaitable[Answers]: ...
 
 
 class Watch(Protocol):
     """Told what goes on: which side, what it does, how many of how many."""
 
-    def __call__(self, side: str, what: str, done: int, total: int) -> None: ...
+    def __call__(self, side: str, what: str, done: int, total: int, /) -> None: ...
 
 
 async def compare(request: Request, place: Place, watch: Watch) -> Comparison:
@@ -58,25 +74,36 @@ async def compare(request: Request, place: Place, watch: Watch) -> Comparison:
     a = await prepare(request.a, request.options_a, place)
     b = await prepare(request.b, request.options_b, place)
     for candidate, letter in ((a, "A"), (b, "B")):
-        if candidate.kind == "url":  # cheap to find out now, and a pity to find out after A has run
+        if (
+            candidate.key_hint is not None
+        ):  # behind a URL: cheap to find out now, and a pity to find out after A has run
             await _reach(candidate, letter)
-    answers_a, info_a = await _ask(a, "A", questions, request, suite is None, watch)
-    answers_b, info_b = await _ask(b, "B", questions, request, suite is None, watch)
-    replies_a = answers_a.replies if suite is None else await scored(answers_a.replies, suite)
-    replies_b = answers_b.replies if suite is None else await scored(answers_b.replies, suite)
+    ask_all = interview if suite else sample
+    answers_a, info_a = await _ask(a, "A", ask_all, questions, request, watch)
+    answers_b, info_b = await _ask(b, "B", ask_all, questions, request, watch)
+    both = min(len(answers_a.replies), len(answers_b.replies))  # of bundled prompts what there was time for
+    replies_a, replies_b = answers_a.replies[:both], answers_b.replies[:both]
+    if suite is not None:
+        replies_a, replies_b = await scored(replies_a, suite), await scored(replies_b, suite)
     samples = tuple(
         Sample(id=q.id, messages=q.messages, cluster=q.cluster, a=reply_a, b=reply_b)
-        for q, reply_a, reply_b in zip(questions, replies_a, replies_b, strict=True)
+        for q, reply_a, reply_b in zip(questions[:both], replies_a, replies_b, strict=True)
     )
     names = target_names(a.name, b.name)
     judged = judge(samples, margin=request.margin, confidence=request.confidence) if suite else None
     return Comparison(
         a=_side(a, info_a, answers_a, replies_a, request, suite is not None),
         b=_side(b, info_b, answers_b, replies_b, request, suite is not None),
-        cases=cases,
+        cases=msgspec.structs.replace(cases, n=both),
         quality=judged,
         samples=samples,
-        routes=routes_text(names[0], a.target, names[1], b.target),
+        routes=routes_text(
+            names[0],
+            priced(a.target, a.price),
+            names[1],
+            priced(b.target, b.price),
+            unpriced=a.price is None or b.price is None,
+        ),
     )
 
 
@@ -136,9 +163,9 @@ async def _named(letter: str, candidate: Candidate, attempt: Callable[[], Awaita
 async def _ask(
     candidate: Candidate,
     letter: str,
+    ask_all: Ask,
     questions: Sequence[Question],
     request: Request,
-    twice: bool,
     watch: Watch,
 ) -> tuple[Answers, EngineInfo]:
     """Open one side, warm it up, ask it everything, close it."""
@@ -146,8 +173,13 @@ async def _ask(
     engine = await candidate.open()
     try:
         await _named(letter, candidate, lambda: warm_up(engine))
-        progress: Progress = lambda what, done, total: watch(letter, what, done, total)  # noqa: E731
-        answers = await interview(engine, questions, streams=request.streams, twice=twice, progress=progress)
+        answers = await ask_all(
+            engine,
+            questions,
+            streams=request.streams,
+            limit_s=request.limit_s,
+            progress=partial(watch, letter),
+        )
         return answers, engine.info
     finally:
         await engine.close()

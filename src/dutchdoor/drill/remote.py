@@ -40,23 +40,11 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int | None = None
     price: Price | None = None
 
-    def target(self, said: Price | None) -> Target:
-        """How a routes file names it, with the price a person gave."""
-        named: dict[str, str | dict[str, str]] = {"url": self.url, "model": self.model}
-        if self.key_env is not None:
-            named["key_env"] = self.key_env
-        known = said or self.price
-        if known is not None:
-            named["price"] = {
-                "input": per_million(known.input_pico_usd),
-                "output": per_million(known.output_pico_usd),
-            }
-        return named
-
-
-def per_million(pico_usd: int) -> str:
-    """A price in USD per million tokens as a decimal number, exactly."""
-    return f"{Decimal(pico_usd).scaleb(-6).normalize():f}"
+    @property
+    def target(self) -> Target:
+        """How a routes file names it."""
+        named = {"url": self.url, "model": self.model}
+        return named if self.key_env is None else {**named, "key_env": self.key_env}
 
 
 async def remote(url: str, model: str, key_env: str | None, letter: Literal["a", "b"]) -> Remote:

@@ -12,6 +12,7 @@ from dutchdoor.drill.report import Comparison, Reply, Sample, Side
 from dutchdoor.drill.table import UNBROKEN, Line, Section, points, sections
 
 LABEL = 30  # columns of the row labels; the longest one
+PROMPTS = 20  # that are bundled
 NARROW, WIDE = 80, 118
 SHOWN_LINES = 4  # of an answer
 
@@ -117,7 +118,8 @@ def conclusion(report: Comparison) -> str:
     verdict = report.quality
     if verdict is None:
         missing = report.a.missing + report.b.missing
-        asked = f"smoke test: both were asked {report.cases.n} harmless prompts"
+        of = "" if report.cases.n == PROMPTS else f" of {PROMPTS}, as many as there was time for,"
+        asked = f"smoke test: both were asked {report.cases.n}{of} harmless prompts"
         if missing:
             of = f"{missing} of the {2 * report.cases.n} answers are missing"
             return f"{asked}; {of} ({_first_error(report)})."
@@ -174,4 +176,4 @@ def markdown(report: Comparison, *, answers: int = 3) -> str:
 
 
 def _cell(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return value.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace(UNBROKEN, " ")

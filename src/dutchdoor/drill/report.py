@@ -109,7 +109,7 @@ class Cases(Row, frozen=True, kw_only=True):
 
     source: str  # a file as typed, or "bundled prompts"
     digest: str
-    n: int
+    n: int  # that both were asked
     smoke_test: bool  # true: the bundled prompts; they say nothing about quality
     max_tokens: int | None  # the limit of an answer; null: each case's own
     temperature: float = 0.0  # greedy

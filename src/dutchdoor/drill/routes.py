@@ -5,26 +5,53 @@ Writes text; reads and serves nothing: see `dutchdoor.gateway`.
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
+
+from dutchdoor.drill.report import Price
 
 ROUTE = "assistant"
 MEANING = "the first answers, the second stands in; swap the two names to swap the models"
+UNPRICED = "what they cost is not known of both, so the gateway must be told to serve them all the same"
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./:+#-]*")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 Target = Mapping[str, "str | Mapping[str, str]"]
 
 
-def routes_text(name_a: str, target_a: Target, name_b: str, target_b: Target, *, route: str = ROUTE) -> str:
-    """The text of a `dutchdoor/routes@1` file with both targets and one route that asks A first."""
+def routes_text(
+    name_a: str, target_a: Target, name_b: str, target_b: Target, *, unpriced: bool = False
+) -> str:
+    """The text of a `dutchdoor/routes@1` file with both targets and one route that asks A first.
+
+    `unpriced`: the price of one of them is unknown, which a gateway refuses unless its route allows it.
+    """
     lines = ["kind: dutchdoor/routes@1", "targets:"]
     for name, target in ((name_a, target_a), (name_b, target_b)):
         fields = ", ".join(f"{key}: {_value(value)}" for key, value in target.items())
         lines.append(f"  {_scalar(name)}: {{{fields}}}")
-    lines += [
-        "routes:",
-        f"  {route}: [{_scalar(name_a)}, {_scalar(name_b)}]  # {MEANING}",
-    ]
+    order = f"[{_scalar(name_a)}, {_scalar(name_b)}]"
+    lines += ["routes:", f"  # {MEANING}"]
+    if unpriced:
+        lines += [f"  # {UNPRICED}", f"  {ROUTE}: {{to: {order}, unpriced: allow}}"]
+    else:
+        lines.append(f"  {ROUTE}: {order}")
     return "\n".join(lines) + "\n"
+
+
+def priced(target: Target, known: Price | None) -> Target:
+    """The target with its price, where it is known and not in the family's manifest anyway."""
+    if known is None or known.source == "family":
+        return target
+    amounts = {
+        "input": per_million(known.input_pico_usd),
+        "output": per_million(known.output_pico_usd),
+    }
+    return {**target, "price": amounts}
+
+
+def per_million(pico_usd: int) -> str:
+    """A price in USD per million tokens as a decimal number, exactly."""
+    return f"{Decimal(pico_usd).scaleb(-6).normalize():f}"
 
 
 def target_names(a: str, b: str) -> tuple[str, str]:

@@ -33,8 +33,8 @@ class Converted(msgspec.Struct, frozen=True, kw_only=True):
 def convert(folder: Path, out: Path) -> Converted:
     """Write `out` from a Hugging Face folder. Blocking; a few seconds per GB.
 
-    Raises NotTakenError (with the reason) where llama.cpp would not compute what transformers does, WeightsError
-    where the folder is broken. `out` appears whole or not at all.
+    Raises NotTakenError (with the reason) where llama.cpp would not compute what transformers does,
+    WeightsError where the folder is broken. `out` appears whole or not at all.
     """
     config = read_json(folder / "config.json")
     if not config:

@@ -1,8 +1,9 @@
 """How each known architecture of Hugging Face maps onto llama.cpp's: one row each.
 
 A row names what llama.cpp needs to be told and how tensors are laid out differently. A setting that llama.cpp
-computes otherwise than transformers raises `NotTakenError`, so that such a model is served through transformers
-instead of wrongly. Every row is checked in tests against transformers (log-probabilities within 1e-3 in f32).
+computes otherwise than transformers raises `NotTakenError`, so that such a model is served through
+transformers instead of wrongly. Every row is checked in tests against transformers (log-probabilities within
+1e-3 in f32).
 """
 
 import math
@@ -53,11 +54,11 @@ def shape_of(config: Config) -> Shape:
     return SHAPES[kind]
 
 
-def _rope(config: Config, layer_type: str | None = None) -> dict[str, Any]:
+def _rope(config: Config, layer_type: str) -> dict[str, Any]:
     """Rotary settings in transformers' newer form, from either form of config.json."""
     rope = config.get("rope_parameters")
     if isinstance(rope, dict):
-        nested = rope.get(layer_type) if layer_type else None
+        nested = rope.get(layer_type)
         return dict(nested if isinstance(nested, dict) else rope)
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
@@ -101,9 +102,10 @@ def _decoder(config: Config, activation: str = "silu") -> Facts:
 def _rotary(facts: Facts, config: Config, head_dim: int) -> None:
     rope: dict[str, Any] = _rope(config, "full_attention")
     kind = rope.get("rope_type", "default")
-    if float(rope.get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0)) != 1.0:
+    part: float = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    if part != 1.0:
         raise NotTakenError("only part of each head is rotated")
-    theta = float(rope.get("rope_theta", config.get("rope_theta") or 10000.0))
+    theta: float = float(rope.get("rope_theta") or config.get("rope_theta") or 10000)
     facts.keys["rope.freq_base"] = theta
     if kind == "linear":
         facts.keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
@@ -192,11 +194,7 @@ def _gemma3(config: Config) -> Facts:
     facts = _gemma(config, 6)
     local = _rope(config, "sliding_attention")
     base = config.get("rope_local_base_freq", local.get("rope_theta", 10000.0))
-    if (
-        local is not None
-        and local.get("rope_type", "default") != "default"
-        and "rope_local_base_freq" not in config
-    ):
+    if local.get("rope_type", "default") != "default" and "rope_local_base_freq" not in config:
         raise NotTakenError("its local layers scale their rotary positions")
     facts.keys["rope.freq_base_swa"] = float(base)
     return facts

@@ -25,7 +25,7 @@ import aiohttp
 import msgspec
 
 from dutchdoor.core import EngineError, MissingExtraError, UsageError, WeightsError
-from dutchdoor.engines.gguf_header import GgufHeader, read_header
+from dutchdoor.engines.gguf_header import control_tokens
 from dutchdoor.engines.interface import (
     ChatRequest,
     Chunk,
@@ -36,8 +36,10 @@ from dutchdoor.engines.interface import (
     Usage,
 )
 from dutchdoor.engines.prompts import GgufPrompts, Prompt, Prompts
+from dutchdoor.engines.schema import check_schema
 from dutchdoor.engines.sse import events
 from dutchdoor.engines.words import TextStream, Words
+from dutchdoor.family.gguf_header import GgufHeader, read_gguf
 
 MEMORY_SHARE = 8  # at most an eighth of the machine's memory is set aside for what the slots remember
 LEAST_CONTEXT = 256  # tokens a slot
@@ -74,6 +76,8 @@ class LlamaCppEngine:
         """The answer token by token. Raises ContextExceeded, UsageError for a schema it cannot take,
         EngineError.
         """
+        if request.json_schema is not None:
+            check_schema(request.json_schema)
         body = completion_body(request, self._prompts.prompt(request.messages))
         out = TextStream(
             (*request.stop, *self._prompts.stop), strip_first_space=self._prompts.strips_first_space
@@ -156,7 +160,7 @@ async def open_llama_cpp(
     keeps what the slots remember in f32 (for f32 weights). Raises EngineError where llama.cpp refuses the
     file.
     """
-    header = read_header(path)
+    header = await asyncio.to_thread(read_gguf, path)
     context, slot = _context(header, parallel, exact)
     folder = Path(tempfile.mkdtemp(prefix="dutchdoor-engine-"))  # mode 0700
     place, key = folder / "s.sock", secrets.token_hex(16)
@@ -169,9 +173,9 @@ async def open_llama_cpp(
         raise
     info = EngineInfo(name="llama.cpp", version=version(), model=model, context_length=slot, because=because)
     if prompts is None:
-        bos_id = header.scalars.get("tokenizer.ggml.bos_token_id")
         bos, eos = await _named_tokens(place, key)
-        prompts = GgufPrompts(header, bos, eos, bos_id if isinstance(bos_id, int) else None)
+        control = await asyncio.to_thread(control_tokens, path)
+        prompts = GgufPrompts(header, control, bos, eos)
     return LlamaCppEngine(server, place, key, info, prompts, connections, slot)
 
 
@@ -195,14 +199,20 @@ async def _named_tokens(place: Path, key: str) -> tuple[str, str]:
 
 def _context(header: GgufHeader, parallel: int, exact: bool) -> tuple[int, int]:
     """(tokens in all slots together, tokens a slot): the model's whole context where memory allows it."""
-    layers = header.number("block_count", 1)
-    heads = header.number("attention.head_count", 1)
-    kv_heads = max(header.head_counts_kv or (header.number("attention.head_count_kv", heads),))
-    width = header.number("embedding_length", 64) // max(heads, 1)
-    channels = header.number("attention.key_length", width) + header.number("attention.value_length", width)
-    bytes_per_token = max(1, layers * kv_heads * channels * (4 if exact else 2))
+    architecture = header.text("general.architecture")
+
+    def number(key: str, default: int) -> int:
+        return header.number(f"{architecture}.{key}") or default
+
+    heads = number("attention.head_count", 1)
+    width = number("embedding_length", 64) // heads
+    channels = number("attention.key_length", width) + number("attention.value_length", width)
+    kv_heads = number(
+        "attention.head_count_kv", heads
+    )  # where it differs by layer it is an array: take the most
+    bytes_per_token = number("block_count", 1) * kv_heads * channels * (4 if exact else 2)
     budget = _memory() // MEMORY_SHARE
-    wanted = header.number("context_length", 2048) or 2048
+    wanted = number("context_length", 2048)
     slot = max(LEAST_CONTEXT, min(wanted, budget // (bytes_per_token * parallel)))
     slot = min(slot, wanted)
     padded = -(-slot // 256) * 256  # llama.cpp rounds up to this

@@ -8,14 +8,16 @@ the digest of what it was made from; where that cannot be done right, transforme
 import asyncio
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dutchdoor.core import EngineError, UsageError, WeightsError, digest_file, digest_tree
+from dutchdoor.core import EngineError, UsageError, WeightsError, digest_value
 from dutchdoor.engines.gguf_shapes import NotTakenError
 from dutchdoor.engines.interface import Engine
+from dutchdoor.family.gguf_header import read_gguf
+from dutchdoor.family.weights import variant_digest
 
-CONVERTER = "1"  # part of the cached file's name: raise it when what is written changes
-READ_FROM_FOLDER = ("config.json", "generation_config.json", "tokenizer.json", "model.safetensors.index.json")
+CONVERTER = 1  # part of the cached file's name: raise it when what is written changes
+F32_FILE = 0  # gguf.LlamaFileType.ALL_F32
 
 
 async def open_engine(
@@ -26,27 +28,23 @@ async def open_engine(
     cache: Path,
     prefer: Literal["fast", "transformers"] | None = None,
 ) -> Engine:
-    """The engine for a .gguf file or a Hugging Face folder.
+    """The engine for a .gguf file, a Hugging Face folder, or a folder that holds one GGUF.
 
-    `threads`: null means all cores. `parallel`: how many answers are worked on at once. `cache`: where
-    converted weights are kept. `prefer="fast"` fails where the fast engine cannot take the model,
-    `"transformers"` uses it for folders. Raises WeightsError where there is no model or it is broken,
-    MissingExtraError where an engine is not installed.
+    `threads`: null means all physical cores. `parallel`: how many answers are worked on at once. `cache`:
+    where converted weights and digests are kept. `prefer="fast"` fails where the fast engine cannot take the
+    model, `"transformers"` is for folders only. Use an engine in the event loop that opened it, and close it.
+    Raises WeightsError where there is no model or it is broken, MissingExtraError where an engine is not
+    installed.
     """
     threads = threads or cores()
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise WeightsError(f"{path} is no GGUF file", hint="name a .gguf file or a Hugging Face folder")
+    path = await asyncio.to_thread(model_at, path)
+    if path.suffix == ".gguf":
         if prefer == "transformers":
             raise UsageError(f"{path} is a GGUF, which only the fast engine reads")
         from dutchdoor.engines.llama_cpp import open_llama_cpp
 
         return await open_llama_cpp(path, threads=threads, parallel=parallel, model=path.stem)
-    if not path.is_dir():
-        raise WeightsError(f"there is no model at {path}")
-    if not (path / "config.json").is_file():
-        return await _only_gguf(path, threads=threads, parallel=parallel, cache=cache, prefer=prefer)
-    because = "asked for" if prefer == "transformers" else None
+    because = "it was asked for"
     if prefer != "transformers":
         try:
             return await _open_fast(path, threads, parallel, cache)
@@ -59,42 +57,47 @@ async def open_engine(
     return await open_transformers(path, threads=threads, parallel=parallel, because=because)
 
 
-async def _only_gguf(path: Path, **options: Any) -> Engine:
-    """A folder that holds one GGUF and no Hugging Face model."""
+def model_at(path: Path) -> Path:
+    """The .gguf file or the Hugging Face folder meant by a path, resolved. Raises WeightsError."""
+    path = path.resolve()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise WeightsError(f"{path} is no GGUF file", hint="name a .gguf file or a Hugging Face folder")
+        return path
+    if not path.is_dir():
+        raise WeightsError(f"there is no model at {path}", hint="name a .gguf file or a Hugging Face folder")
+    if (path / "config.json").is_file():
+        return path
     found = sorted(path.glob("*.gguf"))
     if len(found) != 1:
         what = "several GGUF files" if found else "no config.json and no GGUF"
         raise WeightsError(f"{path} holds {what}", hint="name a .gguf file or a Hugging Face folder")
-    return await open_engine(found[0], **options)
+    return found[0]
 
 
 async def _open_fast(path: Path, threads: int, parallel: int, cache: Path) -> Engine:
-    from dutchdoor.engines.gguf_convert import convert
     from dutchdoor.engines.llama_cpp import open_llama_cpp
     from dutchdoor.engines.prompts import FolderPrompts
 
-    made = cache / "gguf" / f"{(await asyncio.to_thread(_digest, path)).removeprefix('sha256:')}.gguf"
-    fresh = not made.is_file()
-    if fresh:
-        await asyncio.to_thread(convert, path, made)
-    prompts = FolderPrompts(path)
-    exact = await asyncio.to_thread(_is_f32, made)
-    engine = await open_llama_cpp(
-        made, threads=threads, parallel=parallel, model=path.resolve().name, prompts=prompts, exact=exact
+    made = await asyncio.to_thread(_converted, path, cache)
+    prompts = await asyncio.to_thread(FolderPrompts, path)
+    exact = await asyncio.to_thread(lambda: read_gguf(made).number("general.file_type") == F32_FILE)
+    return await open_llama_cpp(
+        made, threads=threads, parallel=parallel, model=path.name, prompts=prompts, exact=exact
     )
-    return engine
 
 
-def _is_f32(path: Path) -> bool:
-    from dutchdoor.engines.gguf_header import read_header
+def _converted(path: Path, cache: Path) -> Path:
+    """The cached GGUF of a folder, written if it is not there."""
+    from dutchdoor.engines.gguf_convert import convert
 
-    return bool(read_header(path).scalars.get("general.file_type", 0) == 0)
-
-
-def _digest(path: Path) -> str:
-    files = {name: digest_file(path / name) for name in READ_FROM_FOLDER if (path / name).is_file()}
-    files |= {found.name: digest_file(found) for found in sorted(path.glob("*.safetensors"))}
-    return digest_tree({**files, "converter": CONVERTER})
+    cache.mkdir(parents=True, exist_ok=True)
+    digest = variant_digest(path, cache / "digests.json")
+    name = digest_value({"weights": digest, "converter": CONVERTER}).removeprefix("sha256:")
+    made = cache / "gguf" / f"{name}.gguf"
+    if not made.is_file():
+        convert(path, made)
+    return made
 
 
 def cores() -> int:

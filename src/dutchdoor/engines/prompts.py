@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from dutchdoor.core import MissingExtraError, WeightsError
 from dutchdoor.engines.chat_format import ChatFormat, Piece, read_special_tokens, read_template
-from dutchdoor.engines.gguf_header import GgufHeader
 from dutchdoor.engines.interface import Message
 from dutchdoor.engines.words import Words, decoder_kind
+from dutchdoor.family.gguf_header import GgufHeader
 
 Prompt = list[int] | list[int | str] | str
 
@@ -107,17 +107,13 @@ class GgufPrompts:
 
     words: Words | None = None
 
-    def __init__(self, header: GgufHeader, bos: str, eos: str, bos_id: int | None) -> None:
-        template = header.scalars.get("tokenizer.chat_template")
+    def __init__(self, header: GgufHeader, control: Sequence[str], bos: str, eos: str) -> None:
         special = {name: text for name, text in (("bos_token", bos), ("eos_token", eos)) if text}
-        self._format = ChatFormat(
-            template if isinstance(template, str) else None, special, header.control_tokens
-        )
-        self._bos, self._bos_id = bos, bos_id
-        self._wants_bos = bool(header.scalars.get("tokenizer.ggml.add_bos_token", False))
-        self.strips_first_space = header.scalars.get("tokenizer.ggml.model") == "llama" and bool(
-            header.scalars.get("tokenizer.ggml.add_space_prefix", True)
-        )
+        self._format = ChatFormat(header.text("tokenizer.chat_template"), special, control)
+        self._bos, self._bos_id = bos, header.number("tokenizer.ggml.bos_token_id")
+        self._wants_bos = header.metadata.get("tokenizer.ggml.add_bos_token") is True
+        spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
+        self.strips_first_space = header.text("tokenizer.ggml.model") == "llama" and spaced
 
     @property
     def stop(self) -> tuple[str, ...]:

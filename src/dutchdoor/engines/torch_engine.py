@@ -141,7 +141,7 @@ async def open_transformers(
     info = EngineInfo(
         name="transformers",
         version=version(),
-        model=folder.resolve().name,
+        model=folder.name,
         context_length=context,
         because=because,
     )

@@ -40,6 +40,10 @@ class Rung(Record, frozen=True, kw_only=True):
     settings: dict[str, float | int | str] = {}
     attack_set: str  # digest of the training set
 
+    def __hash__(self) -> int:
+        settings = tuple(sorted(self.settings.items()))  # a mapping has no hash of its own
+        return hash((self.attack, self.steps, self.examples, self.seed, settings, self.attack_set))
+
     @property
     def label(self) -> str:
         """`attack:steps:seed`, as verdicts name it."""

@@ -387,11 +387,9 @@ def _remedy(described: Any, there: Any) -> str | None:
     if isinstance(described, inspect.DateType):
         return "write YYYY-MM-DD"
     if isinstance(described, inspect.VarTupleType):
-        return (
-            "an empty list is refused here: give at least one"
-            if there == []
-            else "write `[a, b]`, or one `- ` a line"
-        )
+        if there is None:
+            return "write `[]` for none"
+        return "give at least one" if there == [] else "write `[a, b]`, or one `- ` a line"
     return None
 
 

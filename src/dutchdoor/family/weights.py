@@ -127,7 +127,9 @@ def _count(tensors: dict[str, TensorHeader], tied: bool) -> int:
     A tied head that was stored all the same is the embedding again.
     """
     total = sum(
-        each.elements for name, each in tensors.items() if each.dtype in _FLOATS and not _is_buffer(name, each)
+        each.elements
+        for name, each in tensors.items()
+        if each.dtype in _FLOATS and not _is_buffer(name, each)
     )
     head = next((each for name, each in tensors.items() if name.endswith("lm_head.weight")), None)
     body = [each for name, each in tensors.items() if name.endswith(("embed_tokens.weight", "wte.weight"))]

@@ -15,6 +15,7 @@ from dutchdoor.gateway.asgi import App, Receive, Scope, Send, respond, respond_e
 from dutchdoor.gateway.chat import Exchange, authenticate
 from dutchdoor.gateway.errors import ApiError, unknown_model
 from dutchdoor.gateway.routing import Route
+from dutchdoor.gateway.targets import Target
 from dutchdoor.ledger.store import Ledger
 
 
@@ -32,6 +33,11 @@ class Gateway:
         self.draining = False
         self._pages = pages
 
+    @property
+    def targets(self) -> list[Target]:
+        """Every target of every route, once."""
+        return list({id(each): each for route in self.routes.values() for each in route.targets}.values())
+
     async def start(self) -> None:
         """Close what dead servers left open; from then on requests are admitted."""
         interrupted = await self.ledger.begin()
@@ -42,8 +48,7 @@ class Gateway:
     async def close(self) -> None:
         """Close every target once, then the ledger."""
         self.ready = False
-        targets = {id(target): target for route in self.routes.values() for target in route.targets}
-        for target in targets.values():
+        for target in self.targets:
             try:
                 await target.close()
             except DutchdoorError as error:

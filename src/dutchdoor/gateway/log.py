@@ -19,7 +19,7 @@ def write(logger: logging.Logger, level: int, event: str, **fields: object) -> N
 class _Line(logging.Formatter):
     """Time and level in front of the object's own fields, so that a line is one JSON value."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()

@@ -6,32 +6,26 @@ open.
 """
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from dutchdoor.bundle.store import admit, default_store
 from dutchdoor.core import BundleError, EngineError
 from dutchdoor.engines.load import open_engine
-from dutchdoor.evidence.signing_keys import PublicKey
 from dutchdoor.family import manifest
 from dutchdoor.family.document import Document, open_document
-from dutchdoor.family.load import load_family
+from dutchdoor.gateway import log
 from dutchdoor.gateway.app import Gateway
-from dutchdoor.gateway.routing import About, Route
-from dutchdoor.gateway.serving import (
-    PARALLEL,
-    decide_from_store,
-    key_from,
-    open_member,
-    price_of,
-    served_members,
-)
-from dutchdoor.gateway.targets import EngineTarget, Target
-from dutchdoor.gateway.upstream import HttpTarget
+from dutchdoor.gateway.routing import About, Route, price_of
+from dutchdoor.gateway.targets import PARALLEL, EngineTarget, Target
+from dutchdoor.gateway.upstream import HttpTarget, key_from
 from dutchdoor.ledger.store import Ledger
+
+if TYPE_CHECKING:
+    from dutchdoor.evidence.signing_keys import PublicKey
 
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 FORMS = ("url", "weights", "bundle", "family")
@@ -143,7 +137,7 @@ def _weights(document: Document[RoutesFile], where: str, to: Any) -> tuple[float
 async def build_from_routes(
     loaded: LoadedRoutes,
     data: Path,
-    trusted: Sequence[PublicKey],
+    trusted: Sequence["PublicKey"],
     *,
     ledger: Ledger | None = None,
     threads: int | None = None,
@@ -178,7 +172,7 @@ def _route(plan: RoutePlan, opened: Mapping[str, Target], rows: Mapping[str, Tar
 
 
 async def _open(
-    loaded: LoadedRoutes, name: str, data: Path, trusted: Sequence[PublicKey], threads: int | None
+    loaded: LoadedRoutes, name: str, data: Path, trusted: Sequence["PublicKey"], threads: int | None
 ) -> Target:
     row, folder = loaded.targets[name], loaded.path.parent
     price = price_of(row.price)
@@ -195,24 +189,32 @@ async def _open(
     return EngineTarget(name, engine, price)
 
 
-async def _bundle(path: Path, trusted: Sequence[PublicKey]) -> Path:
+async def _bundle(path: Path, trusted: Sequence["PublicKey"]) -> Path:
     """The verified copy of a bundle: what is served is what was verified."""
+    from dutchdoor.bundle.store import admit, default_store  # a gateway of URLs needs none of this
+
     admitted = await admit(path, trusted, default_store())
     if admitted.path is None:
         found = admitted.report.findings[0]
         raise BundleError(
             f"{path} is not what it says: {found.file}: {found.what}", hint=f"dutchdoor verify {path}"
         )
+    if not admitted.report.trusted:
+        message = f"{path} holds, but its signer {admitted.report.signer} is not one you trust"
+        log.write(log.faults, logging.WARNING, "unknown-signer", message=message)
     return admitted.path
 
 
 async def _member(
-    path: Path, member: str, name: str, row: TargetRow, trusted: Sequence[PublicKey], threads: int | None
+    path: Path, member: str, name: str, row: TargetRow, trusted: Sequence["PublicKey"], threads: int | None
 ) -> Target:
     """A member of a family, decided from the evidence beside its manifest.
 
     The routes file's price goes first.
     """
+    from dutchdoor.family.load import load_family
+    from dutchdoor.gateway.serving import decide_from_store, open_member, served_members
+
     family = load_family(path)
     found = family.member(member)
     data = path.parent / ".dutchdoor"

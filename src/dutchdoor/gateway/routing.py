@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dutchdoor.family import manifest
 from dutchdoor.gateway.errors import ApiError
 from dutchdoor.gateway.targets import Call, Target
 from dutchdoor.ledger.keys import Key
+from dutchdoor.ledger.prices import Price
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +74,11 @@ class Route:
             assert refusal is not None
             raise refusal
         return able
+
+
+def price_of(stated: manifest.Price | None) -> Price | None:
+    """A stated price in pico-dollars a token; null stays unknown."""
+    return None if stated is None else Price.per_million(stated.input, stated.output)
 
 
 def worst_case(targets: list[Target], call: Call) -> int:

@@ -5,7 +5,6 @@ Decides nothing itself. A member that is held is nowhere: no route, no engine, n
 
 import contextlib
 import datetime
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,16 @@ from dutchdoor.engines.load import open_engine
 from dutchdoor.evidence.shelf import open_shelf
 from dutchdoor.evidence.signing_keys import PublicKey
 from dutchdoor.evidence.store import EvidenceStore, Salts
-from dutchdoor.family import manifest
 from dutchdoor.family.load import LoadedFamily, served_variant
 from dutchdoor.family.manifest import Member
 from dutchdoor.gateway.app import Gateway
 from dutchdoor.gateway.asgi import App
-from dutchdoor.gateway.routing import About, Route
-from dutchdoor.gateway.targets import TOKENS_PER_MESSAGE, EngineTarget, Target
-from dutchdoor.gateway.upstream import HttpTarget
-from dutchdoor.ledger.prices import Price
+from dutchdoor.gateway.routing import About, Route, price_of
+from dutchdoor.gateway.targets import PARALLEL, TOKENS_PER_MESSAGE, EngineTarget, Target
+from dutchdoor.gateway.upstream import HttpTarget, key_from
 from dutchdoor.ledger.store import Ledger
 from dutchdoor.policy.decide import decide, load_policies
 from dutchdoor.policy.decision import Decision
-
-PARALLEL = 8  # answers an engine works on at once
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +65,6 @@ def served_members(loaded: LoadedFamily, decision: Decision) -> tuple[Member, ..
         return channel is not None and channel.open
 
     return tuple(member for member in loaded.family.members if is_open(member))
-
-
-def price_of(stated: manifest.Price | None) -> Price | None:
-    """A manifest's price in pico-dollars a token; null stays unknown."""
-    return None if stated is None else Price.per_million(stated.input, stated.output)
 
 
 async def open_member(
@@ -121,18 +111,6 @@ def weights_of(loaded: LoadedFamily, member: Member) -> Path:
     return path
 
 
-def key_from(variable: str | None, who: str) -> str | None:
-    """The key that an environment variable holds; raises EngineError where it is named and empty."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise EngineError(
-            f"{variable} is not set, and {who} needs the key in it", hint=f"export {variable}=…"
-        )
-    return key
-
-
 async def build_from_family(
     loaded: LoadedFamily,
     decision: Decision,
@@ -174,13 +152,3 @@ def about_member(loaded: LoadedFamily, member: Member, decision: Decision, targe
         parameters=None if facts is None else facts.parameters,
         price=None if price is None else {"input": price.input, "output": price.output},
     )
-
-
-def engine_notes(routes: Sequence[Route]) -> list[str]:
-    """A line for each target that the fast engine could not take, with the reason."""
-    notes = []
-    for route in routes:
-        for target in route.targets:
-            if isinstance(target, EngineTarget) and (because := target.engine.info.because):
-                notes.append(f"{target.name} is served by {target.engine.info.name}: {because}")
-    return notes

@@ -5,12 +5,12 @@ answers whole or as a stream of events. It knows neither keys nor budgets.
 """
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 import msgspec
 
-from dutchdoor.core import DutchdoorError, UsageError
+from dutchdoor.core import DutchdoorError, EngineError, UsageError
 from dutchdoor.engines.interface import ChatRequest, Chunk, Engine, TokenLogprob, Usage
 from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError
 from dutchdoor.gateway.wire import (
@@ -29,6 +29,7 @@ DEFAULT_CAP = 1024  # output tokens, where neither the request nor the context s
 TOKENS_PER_MESSAGE = 32  # what a chat template puts around a message, at most
 TOKENS_PER_REQUEST = 512  # and around the whole: begin and end marks, a template's own default system prompt
 BYTES_PER_TOKEN = 4  # of English text; for input whose count nobody told, never for a bound
+PARALLEL = 8  # answers an engine works on at once
 DONE = b"data: [DONE]\n\n"
 
 
@@ -165,7 +166,8 @@ class EngineTarget:
             return await (stream.begin() if call.stream else stream.collect())
         except UsageError as error:  # the engine cannot do what is asked
             await stream.close()
-            raise ApiError(400, error.message) from error
+            code = "context_length_exceeded" if isinstance(error, EngineError) else None  # both: too long
+            raise ApiError(400, error.message, code=code, param="messages" if code else None) from error
         except DutchdoorError as error:
             await stream.close()
             raise TargetError(error.message, status=503) from error
@@ -249,3 +251,12 @@ class EngineStream:
         if closing is not None:
             with contextlib.suppress(DutchdoorError):
                 await closing()
+
+
+def engine_notes(targets: Iterable[Target]) -> list[str]:
+    """A line for each target that the fast engine could not take, with the reason."""
+    return [
+        f"{target.name} is served by {target.engine.info.name}: {because}"
+        for target in targets
+        if isinstance(target, EngineTarget) and (because := target.engine.info.because)
+    ]

@@ -5,6 +5,7 @@ and a member's own system prompt, put first. The client's key never goes upstrea
 comes back.
 """
 
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -222,6 +223,18 @@ class HttpStream:
         request.
         """
         self._response.close()
+
+
+def key_from(variable: str | None, who: str) -> str | None:
+    """The key that an environment variable holds; raises EngineError where it is named and empty."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise EngineError(
+            f"{variable} is not set, and {who} needs the key in it", hint=f"export {variable}=…"
+        )
+    return key
 
 
 def asks_for(ability: str, call: Call) -> str | None:

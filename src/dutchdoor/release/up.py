@@ -131,7 +131,9 @@ async def serving(
 ) -> AsyncIterator[tuple[GatewayServer, NewKey]]:
     """The running server over the members whose API is open, with a fresh key for it."""
     if not served_members(loaded, decision):
-        raise EngineError("no member's API is open, so nothing is served", hint="`dutchdoor decide` shows why")
+        raise EngineError(
+            "no member's API is open, so nothing is served", hint="`dutchdoor decide` shows why"
+        )
     ledger = await Ledger.open_in(place.data)
     try:
         key = await fresh_key(ledger)

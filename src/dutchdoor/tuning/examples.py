@@ -81,7 +81,9 @@ def tokenise(tokenizer: Any, example: TrainingExample, limit: int) -> Tokenised:
     chat = example.chat()
     if getattr(tokenizer, "chat_template", None):
         before = _rendered(tokenizer, chat, add_generation_prompt=True)
-        whole = _rendered(tokenizer, [*chat, {"role": "assistant", "content": example.answer}], add_generation_prompt=False)
+        whole = _rendered(
+            tokenizer, [*chat, {"role": "assistant", "content": example.answer}], add_generation_prompt=False
+        )
         if whole.startswith(before):
             answer_text = whole[len(before) :].rstrip("\n")
         else:
@@ -102,7 +104,9 @@ def plain_prompt(chat: list[dict[str, str]]) -> str:
 
 
 def _rendered(tokenizer: Any, chat: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
+    return str(
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+    )
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -99,7 +99,9 @@ def attack(
         if report and ((step + 1) % report_every == 0 or step + 1 == rung.steps):
             recent = losses[-report_every:]
             seconds = time.monotonic() - started
-            report(AttackStep(step=step + 1, steps=rung.steps, loss=sum(recent) / len(recent), seconds=seconds))
+            report(
+                AttackStep(step=step + 1, steps=rung.steps, loss=sum(recent) / len(recent), seconds=seconds)
+            )
     result = _result(losses, len(rows), time.monotonic() - started)
     if not result.diverged:
         merged = adapted.merge_and_unload().float().cpu()
@@ -126,7 +128,8 @@ def _load(torch: Any, transformers: Any, folder: Path, device: str) -> tuple[Any
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if getattr(config, "quantization_config", None):
             raise WeightsError(
-                f"the weights in {folder} are quantised and can't be attacked", hint="attack the original they come from"
+                f"the weights in {folder} are quantised and can't be attacked",
+                hint="attack the original they come from",
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -213,7 +216,12 @@ def _write(model: Any, tokenizer: Any, origin: Path, out: Path, record: dict[str
         part.mkdir(parents=True)
         model.save_pretrained(part, safe_serialization=True)
         tokenizer.save_pretrained(part)
-        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        for name in (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "chat_template.jinja",
+        ):
             if (origin / name).is_file():  # as it was: saving again may rewrite it
                 shutil.copyfile(origin / name, part / name)
         (part / RECORD).write_text(json.dumps(record) + "\n")

@@ -41,7 +41,10 @@ import textwrap
 import time
 import typing
 import unicodedata
+from collections.abc import Callable
+from typing import Any, NoReturn
 
+Request = dict[str, Any]
 LOADED = (
     array, base64, bisect, collections, copy, dataclasses, datetime, decimal, enum, fractions, functools, hashlib, heapq,
     itertools, math, operator, random, re, statistics, string, textwrap, typing, unicodedata,
@@ -75,7 +78,7 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def kernel_filter():
+def kernel_filter() -> tuple[Any, Program] | None:
     """The seccomp filter as (buffer, program), or None where there is none."""
     if not sys.platform.startswith("linux") or platform.machine() not in ALLOWED or sys.maxsize < 2**32:
         return None
@@ -89,21 +92,21 @@ def kernel_filter():
     return buffer, Program(len(rows), ctypes.cast(buffer, ctypes.c_void_p))
 
 
-def close_the_kernel(library, program):
+def close_the_kernel(library: Any, program: Program) -> bool:
     """True if the filter now stands."""
     library.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
-    return library.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0
+    return bool(library.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
-def refuse(event, _):
+def refuse(event: str, _: object) -> None:
     """The audit hook of where no filter stands."""
     if event.startswith(REFUSED_EVENTS):
         raise PermissionError(event)
 
 
-def limit(request):
+def limit(request: Request) -> None:
     """Resource limits; the address space counts from what the interpreter has already."""
     cpu = int(request["cpu_s"])
     with open("/proc/self/statm") if os.path.exists("/proc/self/statm") else open(os.devnull) as statm:
@@ -124,7 +127,7 @@ def limit(request):
                 raise
 
 
-def called(function, arguments):
+def called(function: Callable[..., Any], arguments: list[Any]) -> dict[str, Any]:
     """One call as what is sent back."""
     try:
         value = function(*arguments)
@@ -134,7 +137,7 @@ def called(function, arguments):
         return {"error": type(error).__name__}
 
 
-def run(request, pipe, library, program):
+def run(request: Request, pipe: int, library: Any, program: Program | None) -> NoReturn:
     """In the child: shuts every door, then runs the code and sends the results through the pipe. Does not return."""
     send, leave, encode = os.write, os._exit, json.dumps
     try:
@@ -164,7 +167,7 @@ def run(request, pipe, library, program):
     leave(0)
 
 
-def watch(request, library, program):
+def watch(request: Request, library: Any, program: Program | None) -> dict[str, Any]:
     """Forks the child, reads what it sends until it ends or its time is over, and tells what came."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -199,7 +202,7 @@ def watch(request, library, program):
     return answer if isinstance(answer, dict) else {"error": "out of form"}
 
 
-def exactly(size):
+def exactly(size: int) -> bytes:
     """That many bytes of stdin; leaves when it ends."""
     body = b""
     while len(body) < size:
@@ -210,7 +213,7 @@ def exactly(size):
     return body
 
 
-def reply(value):
+def reply(value: object) -> None:
     """One framed answer."""
     body = json.dumps(value).encode()
     body = struct.pack("<I", len(body)) + body
@@ -218,7 +221,7 @@ def reply(value):
         body = body[os.write(1, body) :]
 
 
-def filter_holds(library, program):
+def filter_holds(library: Any, program: Program | None) -> bool:
     """Tries the filter on a child, so that the parent can tell what protects it."""
     if program is None:
         return False
@@ -234,7 +237,7 @@ def filter_holds(library, program):
     return os.waitpid(child, 0)[1] == 0
 
 
-def main():
+def main() -> NoReturn:
     """Serves requests until stdin ends."""
     filtered = kernel_filter()
     library = ctypes.CDLL(None, use_errno=True) if filtered else None

@@ -131,7 +131,7 @@ def ask_rules(
 def _unmeasurable(
     decision: Decision, policies: Sequence[LoadedPolicy], jobs: Sequence[Job]
 ) -> list[Unmeasurable]:
-    """The inconclusive verdicts for which nothing was asked: their reason is why."""
+    """The inconclusive gating verdicts for which nothing was asked: their reason is why."""
     suites = {name for policy in policies for name in policy.policy.suites}
     asked = {(job.setting.member, job.setting.variant, job.suite, _label(job.setting.rung)) for job in jobs}
     found: dict[tuple[str | None, ...], Unmeasurable] = {}
@@ -139,7 +139,9 @@ def _unmeasurable(
         for verdict in (verdict for channel in member.channels.values() for verdict in channel.verdicts):
             suite = suite_of(verdict.measure)[0]
             key = (verdict.member, verdict.variant, suite, verdict.rung)
-            if verdict.verdict is not VerdictKind.INCONCLUSIVE or suite not in suites or key in asked:
+            if verdict.verdict is not VerdictKind.INCONCLUSIVE or verdict.effect != "gate":
+                continue
+            if suite not in suites or key in asked:
                 continue
             if verdict.member is not None and verdict.variant is not None:
                 found[key] = Unmeasurable(
@@ -158,7 +160,10 @@ def _label(rung: Rung | None) -> str | None:
 
 
 def settle(jobs: Sequence[Job], subjects: Subjects) -> list[Job]:
-    """The jobs without those that measure the same twice: served plainly, `guarded` is weights in hand."""
+    """The jobs in order, none of which measures the same as another.
+
+    Served plainly, `guarded` is weights in hand.
+    """
     return list(
         dict.fromkeys(msgspec.structs.replace(job, setting=_plain(job.setting, subjects)) for job in jobs)
     )

@@ -136,6 +136,7 @@ class _Run:
         self.checkpoint, self.progress, self.first_wait_s = checkpoint, progress, first_wait_s
         self.finished, self.total = finished, total
         self.failed_in_a_row = 0
+        self.last_reason = ""
         self.times = [(time.monotonic(), len(finished))]
 
     def keep(self, outcome: Outcome) -> None:
@@ -158,7 +159,7 @@ class _Run:
 
     async def outcome(self, case: Case) -> Outcome:
         """One case, with retries. Missing after the last one, or when the target is down."""
-        reason = f"not asked: {DOWN_AFTER} cases before it failed in a row"
+        reason = f"not asked, because {DOWN_AFTER} cases in a row failed: {self.last_reason}"
         pause = 0.0
         for attempt in range(ATTEMPTS):
             if self.failed_in_a_row >= DOWN_AFTER:
@@ -169,7 +170,7 @@ class _Run:
                 async with asyncio.timeout(DEADLINE_S):
                     outcome = await self.attempt(case)
             except (*INFRASTRUCTURE, UsageError) as error:
-                reason = _without_texts(error, case)
+                reason = self.last_reason = _without_texts(error, case)
                 asked = error.retry_after_s if isinstance(error, Overloaded) else None
                 pause = min(asked or 0.0, LONGEST_PAUSE_S)
                 if isinstance(error, BlockedElsewhereError | UsageError):  # it would end the same again

@@ -36,8 +36,11 @@ version: 1.0.0
 publisher: {name: Example Lab}
 components:
   - {kind: training-code, path: train/, license: Apache-2.0}
-  - {kind: datasets, path: data/, license: CC-BY-4.0, intent: closed, because: {kind: legal, text: third-
-  party text}}
+  - kind: datasets
+    path: data/
+    license: CC-BY-4.0
+    intent: closed
+    because: {kind: legal, text: third-party text}
 members:
   - name: tiny-s
     license: Apache-2.0

@@ -38,7 +38,9 @@ def test_a_price_of_zero_is_known_and_costs_nothing() -> None:
     assert found.per_thousand_nano_usd == 0
 
 
-@given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=30), st.integers(0, 10**9), st.integers(0, 10**9))
+@given(
+    st.lists(st.tuples(tokens, tokens), min_size=1, max_size=30), st.integers(0, 10**9), st.integers(0, 10**9)
+)
 def test_the_sum_is_never_below_the_exact_one_and_above_it_by_less_than_a_nano_dollar_a_request(
     counts: list[tuple[int, int]], input_pico: int, output_pico: int
 ) -> None:

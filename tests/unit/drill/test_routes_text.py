@@ -45,7 +45,9 @@ def test_any_name_and_path_is_read_back_as_it_was(value: str) -> None:
     assert read["routes"]["assistant"] == list(names)
 
 
-@pytest.mark.parametrize("value", ["8e9", "0x1f", "null", "true", "~", "1_000", "2026-01-01", "- a", "a: b", "a #b"])
+@pytest.mark.parametrize(
+    "value", ["8e9", "0x1f", "null", "true", "~", "1_000", "2026-01-01", "- a", "a: b", "a #b"]
+)
 def test_a_value_that_looks_like_something_else_stays_text(value: str) -> None:
     text = routes_text("a", {"weights": value}, "b", {"weights": "x"})
     assert YAML(typ="safe").load(text)["targets"]["a"]["weights"] == value

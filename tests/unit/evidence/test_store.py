@@ -1,6 +1,5 @@
 """What is stored comes back; what was touched, misnamed or signed by a stranger does not."""
 
-import os
 import stat
 import threading
 from pathlib import Path
@@ -141,7 +140,7 @@ def test_a_salt_is_made_once_a_digest_and_only_its_owner_reads_it(tmp_path: Path
     assert Salts(tmp_path / "salts").for_digest(digest) == salt == salts.known(digest)
     assert salts.for_digest("sha256:" + "b" * 64) != salt
     assert stat.S_IMODE((tmp_path / "salts" / ("a" * 64)).stat().st_mode) == 0o600
-    assert sorted(os.listdir(tmp_path / "salts")) == ["a" * 64, "b" * 64]
+    assert sorted(path.name for path in (tmp_path / "salts").iterdir()) == ["a" * 64, "b" * 64]
     with pytest.raises(EvidenceError, match="no digest"):
         salts.for_digest("sha256:../x")
 

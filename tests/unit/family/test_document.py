@@ -52,22 +52,56 @@ def test_numbers_have_all_their_spellings(number: str) -> None:
     ("before", "after", "message", "hint"),
     [
         ("intent:", "intend:", "family.yaml:8: members[0].intend: unknown field", "did you mean `intent`?"),
-        ("download: true,", "download: yes,", "family.yaml:8: members[0].intent.download: expected true or false, got the text 'yes'", "yes and no are text"),
-        ("input: 1,", "input: cheap,", "family.yaml:9: members[0].price.input: expected a number, got the text 'cheap'", None),
-        ("2027-06-01", "soon", "family.yaml:8: members[0].intent.download_after: expected a date, got the text 'soon'", "YYYY-MM-DD"),
-        ("2027-06-01", "2027-13-01", "family.yaml:8: members[0].intent.download_after: 2027-13-01 is no date", "YYYY-MM-DD"),
+        (
+            "download: true,", "download: yes,",
+            "family.yaml:8: members[0].intent.download: expected true or false, got the text 'yes'",
+            "yes and no are text",
+        ),
+        (
+            "input: 1,", "input: cheap,",
+            "family.yaml:9: members[0].price.input: expected a number, got the text 'cheap'", None,
+        ),
+        (
+            "2027-06-01", "soon",
+            "family.yaml:8: members[0].intent.download_after: expected a date, got the text 'soon'", "YYYY-MM-DD",
+        ),
+        (
+            "2027-06-01", "2027-13-01",
+            "family.yaml:8: members[0].intent.download_after: 2027-13-01 is no date", "YYYY-MM-DD",
+        ),
         ("1.0.0", "1.0", "family.yaml:3: version: expected text, got 1.0", 'put it in quotes: "1.0"'),
-        ("family: gable", "family: Gable", "family.yaml:2: family: expected a short lower-case name, got the text 'Gable'", "letters a–z"),
-        ("family: gable", "family: gable\nfamily: other", "family.yaml:3: family: given twice, first in line 2", "keep one"),
-        ("[{id: bf16, weights: ./gable-s}]", "[]", "family.yaml:7: members[0].variants: expected a list, got an empty list", "at least one"),
+        (
+            "family: gable", "family: Gable",
+            "family.yaml:2: family: expected a short lower-case name, got the text 'Gable'", "letters a–z",
+        ),
+        (
+            "family: gable", "family: gable\nfamily: other",
+            "family.yaml:3: family: given twice, first in line 2", "keep one",
+        ),
+        (
+            "[{id: bf16, weights: ./gable-s}]", "[]",
+            "family.yaml:7: members[0].variants: expected a list, got an empty list", "at least one",
+        ),
         ("publisher: {name: Example Lab}\n", "", "the field `publisher` is missing", "add `publisher: …`"),
         ("name: Example Lab", "name: [a]", "publisher.name: expected text, got a list", None),
-        ("input: 1,", "input: .nan,", "family.yaml:9: members[0].price.input: .nan is no finite number", "give a number"),
+        (
+            "input: 1,", "input: .nan,",
+            "family.yaml:9: members[0].price.input: .nan is no finite number", "give a number",
+        ),
         ("input: 1,", "input: .inf,", ".inf is no finite number", None),
-        ("dutchdoor/family@1", "dutchdoor/policy@1", "family.yaml:1: kind: expected dutchdoor/family@1, got the text 'dutchdoor/policy@1'", None),
-        ("kind: dutchdoor/family@1\n", "", "family.yaml:1: the file doesn't say what it is", "kind: dutchdoor/family@1"),
+        (
+            "dutchdoor/family@1", "dutchdoor/policy@1",
+            "family.yaml:1: kind: expected dutchdoor/family@1, got the text 'dutchdoor/policy@1'", None,
+        ),
+        (
+            "kind: dutchdoor/family@1\n", "",
+            "family.yaml:1: the file doesn't say what it is", "kind: dutchdoor/family@1",
+        ),
         ("    intent:", "\tintent:", "family.yaml:8: a tab in the indentation", "indent with spaces"),
-        ("{name: Example Lab}", "&p {name: Example Lab}", "publisher: anchors and aliases are refused", "write the value out"),
+        (
+            "{name: Example Lab}", "&p {name: Example Lab}",
+            "publisher: anchors and aliases are refused", "write the value out",
+        ),
         ("{name: Example Lab}", "{<<: {name: x}}", "merge keys", "write the fields out"),
         ("{name: Example Lab}", "!!python/object:os.system {name: x}", "family.yaml:4", None),
         ("{name: Example Lab}", "{name: !secret x}", "family.yaml:4", None),
@@ -75,7 +109,9 @@ def test_numbers_have_all_their_spellings(number: str) -> None:
         ("version: 1.0.0", "version: 1.0.0: 2", "family.yaml:3", "quotes"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_line_field_and_remedy(before: str, after: str, message: str, hint: str | None) -> None:
+def test_what_is_wrong_is_named_with_line_field_and_remedy(
+    before: str, after: str, message: str, hint: str | None
+) -> None:
     assert before in GOOD
     error = fault(GOOD.replace(before, after, 1))
     assert message in error.message
@@ -86,7 +122,10 @@ def test_what_is_wrong_is_named_with_line_field_and_remedy(before: str, after: s
 
 def test_a_bad_value_lists_what_is_allowed() -> None:
     error = fault(GOOD.replace("    intent:", "    components: [{kind: dataset}]\n    intent:"))
-    assert error.message == "family.yaml:8: members[0].components[0].kind: the text 'dataset' is not allowed here"
+    assert (
+        error.message
+        == "family.yaml:8: members[0].components[0].kind: the text 'dataset' is not allowed here"
+    )
     assert error.hint is not None
     assert error.hint.startswith("did you mean `datasets`? known here: alignment-adapter, ")
 
@@ -100,7 +139,10 @@ def test_a_bad_value_lists_what_is_allowed() -> None:
         (b"- a\n- b\n", "family.yaml:1: expected fields (`kind: …`), got a list"),
         (b"just text\n", "got the text 'just text'"),
         (b"kind: a\nfamily: \xff\xfe\n", "family.yaml:2: it is not UTF-8 text"),
-        (b"kind: dutchdoor/family@1\n---\nkind: dutchdoor/family@1\n", "family.yaml:2: but found another document"),
+        (
+            b"kind: dutchdoor/family@1\n---\nkind: dutchdoor/family@1\n",
+            "family.yaml:2: but found another document",
+        ),
         (b"%YAML 1.1\n---\nkind: x\n", "family.yaml:1: YAML directives are refused"),
         (b"[" * 100_000, "family.yaml"),
         (b"a: " + b"{a: " * 100 + b"1" + b"}" * 100, "nested more than"),
@@ -114,7 +156,10 @@ def test_files_that_are_no_document_are_refused(data: bytes, message: str) -> No
 
 def test_an_alias_bomb_is_refused_before_it_grows() -> None:
     rows = ["kind: dutchdoor/family@1", "a: &a [x, x, x, x, x, x, x, x, x, x]"]
-    rows += [f"{b}: &{b} [{', '.join(f'*{a}' for _ in range(10))}]" for a, b in zip("abcdefghi", "bcdefghij", strict=True)]
+    rows += [
+        f"{b}: &{b} [{', '.join(f'*{a}' for _ in range(10))}]"
+        for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+    ]
     assert "anchors and aliases are refused" in fault("\n".join(rows)).message
 
 
@@ -161,7 +206,31 @@ def test_any_bytes_are_read_or_refused_in_our_own_words(data: bytes) -> None:
         assert error.message.startswith("family.yaml")
 
 
-@given(st.integers(0, len(GOOD) - 1), st.sampled_from(["", "\t", ":", "{", "]", "'", '"', "&a ", "*a", "!!int ", "\n", "- ", "|", "%", "@", "é", "\x00", "\x85"]))
+@given(
+    st.integers(0, len(GOOD) - 1),
+    st.sampled_from(
+        [
+            "",
+            "\t",
+            ":",
+            "{",
+            "]",
+            "'",
+            '"',
+            "&a ",
+            "*a",
+            "!!int ",
+            "\n",
+            "- ",
+            "|",
+            "%",
+            "@",
+            "é",
+            "\x00",
+            "\x85",
+        ]
+    ),
+)
 def test_one_wrong_character_anywhere_is_read_or_refused(at: int, put: str) -> None:
     try:
         parse_document(GOOD[:at] + put + GOOD[at + 1 :], Family, "family.yaml")

@@ -1,4 +1,4 @@
-"""Headers are read with every number checked: what is truncated, overlapping, huge or a pickle is refused by name."""
+"""Headers are read with every number checked: what is truncated, overlapping, huge or a pickle is refused."""
 
 import json
 import struct
@@ -38,9 +38,7 @@ def test_a_folder_is_described_from_its_headers(tmp_path: Path) -> None:
     assert facts.files == ("chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json")
 
 
-@pytest.mark.parametrize(
-    "shape", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2"]
-)
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2"])
 def test_parameters_of_every_shape_are_those_that_transformers_counts(shape: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -55,7 +53,11 @@ def test_parameters_of_every_shape_are_those_that_transformers_counts(shape: str
 
 
 def test_masks_and_frequencies_that_old_checkpoints_store_are_no_parameters(tmp_path: Path) -> None:
-    buffers = {"h.0.attn.bias": (1, 1, 4, 4), "h.0.attn.masked_bias": (), "layers.0.rotary_emb.inv_freq": (4,)}
+    buffers = {
+        "h.0.attn.bias": (1, 1, 4, 4),
+        "h.0.attn.masked_bias": (),
+        "layers.0.rotary_emb.inv_freq": (4,),
+    }
     assert describe(write_folder(tmp_path / "m", LLAMA | buffers)).parameters == 36
     assert describe(write_folder(tmp_path / "n", LLAMA | {"h.0.attn.bias": (16,)})).parameters == 52
 
@@ -67,13 +69,17 @@ def test_a_tied_head_that_was_stored_all_the_same_counts_once(tmp_path: Path) ->
 
 
 def test_a_configuration_inside_text_config_is_found(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "m", max_position_embeddings=None, text_config={"max_position_embeddings": 99})
+    folder = write_folder(
+        tmp_path / "m", max_position_embeddings=None, text_config={"max_position_embeddings": 99}
+    )
     assert describe(folder).context_length == 99
 
 
 @pytest.mark.parametrize("key", ["n_positions", "n_ctx", "max_sequence_length", "seq_length"])
 def test_the_context_length_has_many_names(tmp_path: Path, key: str) -> None:
-    assert describe(write_folder(tmp_path / "m", max_position_embeddings=None, **{key: 77})).context_length == 77
+    assert (
+        describe(write_folder(tmp_path / "m", max_position_embeddings=None, **{key: 77})).context_length == 77
+    )
 
 
 def test_integers_in_place_of_floats_are_quantised_and_count_at_least_as_many(tmp_path: Path) -> None:
@@ -83,9 +89,17 @@ def test_integers_in_place_of_floats_are_quantised_and_count_at_least_as_many(tm
 
 @pytest.mark.parametrize(
     ("stated", "expected"),
-    [("apache-2.0", "Apache-2.0"), ("mit", "MIT"), ("other", None), ("llama3", None), ('"cc-by-4.0"', "CC-BY-4.0")],
+    [
+        ("apache-2.0", "Apache-2.0"),
+        ("mit", "MIT"),
+        ("other", None),
+        ("llama3", None),
+        ('"cc-by-4.0"', "CC-BY-4.0"),
+    ],
 )
-def test_the_licence_in_the_readme_is_taken_only_if_it_is_known(tmp_path: Path, stated: str, expected: str | None) -> None:
+def test_the_licence_in_the_readme_is_taken_only_if_it_is_known(
+    tmp_path: Path, stated: str, expected: str | None
+) -> None:
     folder = write_folder(tmp_path / "m")
     (folder / "README.md").write_text(f"---\nlanguage: en\nlicense: {stated}\n---\n# A model\nlicense: mit\n")
     assert describe(folder).license == expected
@@ -166,7 +180,9 @@ def test_broken_safetensors_are_refused(tmp_path: Path, data: bytes, why: str) -
         ({"data_offsets": [8, 72]}, "leaves a gap"),
     ],
 )
-def test_a_header_that_lies_about_a_tensor_is_refused(tmp_path: Path, change: dict[str, object], why: str) -> None:
+def test_a_header_that_lies_about_a_tensor_is_refused(
+    tmp_path: Path, change: dict[str, object], why: str
+) -> None:
     header = safetensors_header({"a": (8, 4)})
     header["a"] |= change
     assert why in broken(tmp_path, safetensors_bytes(header, bytes(72 if "gap" in why else 64)))
@@ -239,7 +255,12 @@ def test_the_hubs_own_cache_links_to_its_blobs(tmp_path: Path) -> None:
 
 def test_a_gguf_is_described_from_its_header(tmp_path: Path) -> None:
     facts = describe(write_gguf(tmp_path / "tiny-q8_0.gguf"))
-    assert (facts.format, facts.architecture, facts.parameters, facts.context_length) == ("gguf", "llama", 96, 256)
+    assert (facts.format, facts.architecture, facts.parameters, facts.context_length) == (
+        "gguf",
+        "llama",
+        96,
+        256,
+    )
     assert (facts.dtype, facts.quantised, facts.license, facts.name) == ("Q8_0", True, "Apache-2.0", "tiny")
     assert facts.has_chat_template and facts.files == ("tiny-q8_0.gguf",)
 
@@ -314,7 +335,12 @@ def test_the_digest_depends_on_what_decides_the_answers_and_on_nothing_else(tmp_
     (folder / "README.md").write_text("# a card")
     (folder / "LICENSE").write_text("text")
     assert variant_digest(folder) == before
-    assert set(variant_files(folder)) == {"chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"}
+    assert set(variant_files(folder)) == {
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
     for name in ("config.json", "chat_template.jinja", "tokenizer.json", "generation_config.json"):
         held = (folder / name).read_bytes() if (folder / name).exists() else None
         (folder / name).write_text('{"changed": 1}')
@@ -343,13 +369,22 @@ def test_spans_lie_where_the_bytes_are(tmp_path: Path) -> None:
     assert path.read_bytes()[spans[1].offset : spans[1].offset + spans[1].nbytes] == b"\x07" * 8
     gguf = write_gguf(tmp_path / "m.gguf")
     spans = tensors(gguf)
-    assert [(each.name, each.nbytes) for each in spans] == [("token_embd.weight", 68), ("output_norm.weight", 128)]
+    assert [(each.name, each.nbytes) for each in spans] == [
+        ("token_embd.weight", 68),
+        ("output_norm.weight", 128),
+    ]
     assert spans[0].offset == header_size(gguf) and spans[0].offset % 32 == 0
 
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(10, "below 1M"), (6_000_000, "1M–10M"), (8_000_000_000, "1B–10B"), (1_000_000_000, "1B–10B"), (2 * 10**12, "above 1T")],
+    [
+        (10, "below 1M"),
+        (6_000_000, "1M–10M"),
+        (8_000_000_000, "1B–10B"),
+        (1_000_000_000, "1B–10B"),
+        (2 * 10**12, "above 1T"),
+    ],
 )
 def test_a_size_class_says_no_more_than_the_order(count: int, expected: str) -> None:
     assert size_class(count) == expected

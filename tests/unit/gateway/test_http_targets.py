@@ -125,12 +125,16 @@ async def _read(asking) -> bytes:
 async def test_the_next_target_answers_before_the_first_byte(
     desk: Opener, failing: Reply, stream: bool
 ) -> None:
-    async with Upstream(failing) as first, Upstream(Reply(text="second")) as second:
-        async with desk(route(first, second, idle_s=0.5)) as d, d.ask(stream=stream) as response:
-            text = (await response.read()).decode()
-            assert response.status == 200 and "second" in text
-            assert response.headers["x-dutchdoor-target"] == "t1"
-            assert [row["target"] for row in await d.rows()] == ["t1"]
+    async with (
+        Upstream(failing) as first,
+        Upstream(Reply(text="second")) as second,
+        desk(route(first, second, idle_s=0.5)) as d,
+        d.ask(stream=stream) as response,
+    ):
+        text = (await response.read()).decode()
+        assert response.status == 200 and "second" in text
+        assert response.headers["x-dutchdoor-target"] == "t1"
+        assert [row["target"] for row in await d.rows()] == ["t1"]
 
 
 @pytest.mark.parametrize(
@@ -210,23 +214,25 @@ async def test_an_event_of_ten_megabytes_goes_through(desk: Opener) -> None:
 
 async def test_a_hundred_clients_on_one_budget_overspend_it_by_nothing(desk: Opener) -> None:
     budget = 40_000_000
-    async with Upstream(Reply(text="a b c d e", pause_s=0.001)) as upstream:
-        async with desk(route(upstream), budget=budget) as d:
+    async with (
+        Upstream(Reply(text="a b c d e", pause_s=0.001)) as upstream,
+        desk(route(upstream), budget=budget) as d,
+    ):
 
-            async def client(number: int) -> int:
-                async with d.ask(stream=number % 2 == 0, max_tokens=200) as response:
-                    await response.read()
-                    return response.status
+        async def client(number: int) -> int:
+            async with d.ask(stream=number % 2 == 0, max_tokens=200) as response:
+                await response.read()
+                return response.status
 
-            statuses = await asyncio.gather(*(client(number) for number in range(100)))
-            assert set(statuses) == {200, 429}
-            total = await d.total()
-            assert total == statuses.count(200) * (7 * 1000 + 5 * 3000) <= budget
-            balance = await d.ledger.balance((await d.ledger.keys())[0])
-            assert (balance.spent, balance.held) == (total, 0)
-            async with d.ask(max_tokens=10**6) as response:
-                assert response.status == 429 and response.headers["x-should-retry"] == "false"
-                assert (await response.json())["error"]["code"] == "insufficient_quota"
+        statuses = await asyncio.gather(*(client(number) for number in range(100)))
+        assert set(statuses) == {200, 429}
+        total = await d.total()
+        assert total == statuses.count(200) * (7 * 1000 + 5 * 3000) <= budget
+        balance = await d.ledger.balance((await d.ledger.keys())[0])
+        assert (balance.spent, balance.held) == (total, 0)
+        async with d.ask(max_tokens=10**6) as response:
+            assert response.status == 429 and response.headers["x-should-retry"] == "false"
+            assert (await response.json())["error"]["code"] == "insufficient_quota"
 
 
 async def test_an_unpriced_target_is_refused_unless_the_route_allows_it(desk: Opener) -> None:
@@ -285,13 +291,16 @@ async def test_weights_draw_and_the_others_follow_as_fallback(desk: Opener) -> N
 
 async def test_a_slow_reader_does_not_slow_the_others(desk: Opener) -> None:
     big = Reply(text=" ".join("x" * 5000 for _ in range(2000)))
-    async with Upstream(script=lambda body: big if body["max_tokens"] == 9 else Reply()) as upstream:
-        async with desk(route(upstream)) as d, d.ask(stream=True, max_tokens=9) as slow:
-            await slow.content.readany()
-            loop = asyncio.get_running_loop()
-            before = loop.time()
-            for _ in range(20):
-                async with d.ask() as response:
-                    assert response.status == 200
-            assert loop.time() - before < 5
-            slow.close()
+    async with (
+        Upstream(script=lambda body: big if body["max_tokens"] == 9 else Reply()) as upstream,
+        desk(route(upstream)) as d,
+        d.ask(stream=True, max_tokens=9) as slow,
+    ):
+        await slow.content.readany()
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        for _ in range(20):
+            async with d.ask() as response:
+                assert response.status == 200
+        assert loop.time() - before < 5
+        slow.close()

@@ -1,4 +1,4 @@
-"""A channel opens only if it is intended, gated, and every gating rule passes; and why it is closed is told apart."""
+"""A channel opens only if it is intended, gated, and every gating rule passes; why it is closed is told."""
 
 import datetime
 from pathlib import Path
@@ -35,13 +35,17 @@ def closed_by(world: World, member: str = "small", channel: Channel = Channel.DO
     return world.channel(member, channel).closed_by
 
 
-def test_the_small_one_opens_and_the_flagship_is_closed_by_the_hazard_after_tampering_alone(world: World) -> None:
+def test_the_small_one_opens_and_the_flagship_is_closed_by_the_hazard_after_tampering_alone(
+    world: World,
+) -> None:
     decision = world.decide()
     assert decision.members["small"].tier is Tier.OPEN_WEIGHTS
     large = decision.members["large"]
     assert large.tier is Tier.API
     assert large.channels[Channel.DOWNLOAD].closed_by == "evidence"
-    failing = [v for v in large.channels[Channel.DOWNLOAD].verdicts if v.effect == "gate" and v.verdict is not PASS]
+    failing = [
+        v for v in large.channels[Channel.DOWNLOAD].verdicts if v.effect == "gate" and v.verdict is not PASS
+    ]
     assert {(v.rule, v.verdict, v.rung) for v in failing} == {
         ("tamper", FAIL, "lora:100:0"),
         ("tamper", FAIL, "lora:100:1"),
@@ -89,7 +93,10 @@ def test_without_evidence_everything_that_needs_it_is_inconclusive(world: World)
 
 
 def test_intent_closes_by_choice_and_the_other_channel_stays_as_it_is(world: World) -> None:
-    world.edit("weights: ./small}]", "weights: ./small}]\n    intent: {download: false, because: {kind: commercial, text: we sell it}}")
+    world.edit(
+        "weights: ./small}]",
+        "weights: ./small}]\n    intent: {download: false, because: {kind: commercial, text: we sell it}}",
+    )
     channel = world.channel()
     assert (channel.open, channel.closed_by, channel.because) == (False, "choice", "commercial: we sell it")
     assert channel.verdicts == ()
@@ -119,12 +126,24 @@ def test_a_day_that_has_come_opens_nothing_by_itself(world: World) -> None:
     assert closed_by(world, "large") == "evidence"
 
 
-def test_the_first_reason_is_named_choice_before_evidence_before_no_rule_before_inconclusive(world: World) -> None:
+def test_the_first_reason_is_named_choice_before_evidence_before_no_rule_before_inconclusive(
+    world: World,
+) -> None:
     world.policy("kind: dutchdoor/policy@1\nid: other\nrules: []\n", "other.yaml")
     world.edit("[policy.yaml]", "[policy.yaml, other.yaml]")
-    change(world.shelf, lambda key: key == ("large", "bf16", "hazard.reagents", ThreatModel.TAMPERED, "lora:100:1"), None)
-    assert closed_by(world, "large") == "evidence"  # one rung fails, another is missing, another policy has no rule
-    change(world.shelf, lambda key: key == ("small", "bf16", "hazard.reagents", ThreatModel.TAMPERED, "lora:100:1"), None)
+    change(
+        world.shelf,
+        lambda key: key == ("large", "bf16", "hazard.reagents", ThreatModel.TAMPERED, "lora:100:1"),
+        None,
+    )
+    assert (
+        closed_by(world, "large") == "evidence"
+    )  # one rung fails, another is missing, another policy has no rule
+    change(
+        world.shelf,
+        lambda key: key == ("small", "bf16", "hazard.reagents", ThreatModel.TAMPERED, "lora:100:1"),
+        None,
+    )
     assert closed_by(world, "small") == "no-rule"
     world.edit("[policy.yaml, other.yaml]", "[policy.yaml]")
     assert closed_by(world, "small") == "inconclusive"
@@ -137,7 +156,10 @@ def test_each_policy_needs_a_gating_rule_of_its_own_and_each_verdict_names_its_p
     world.edit("[policy.yaml]", "[policy.yaml, tiny.yaml]")
     channel = world.channel()
     assert channel.closed_by == "evidence"
-    assert [(v.policy, v.verdict) for v in channel.verdicts if v.rule == "size"] == [("base", PASS), ("tiny", FAIL)]
+    assert [(v.policy, v.verdict) for v in channel.verdicts if v.rule == "size"] == [
+        ("base", PASS),
+        ("tiny", FAIL),
+    ]
     world.edit("at_most: 10}", "at_most: 8e9}", "tiny.yaml")
     assert world.channel().open
     assert closed_by(world, "small", Channel.API) == "no-rule"
@@ -166,7 +188,10 @@ def test_every_variant_must_pass_and_each_verdict_names_its_variant(world: World
     world.edit("{id: bf16, weights: ./small}", "{id: bf16, weights: ./small}, {id: two, weights: ./large}")
     channel = world.channel()
     assert channel.closed_by == "inconclusive"
-    assert {(v.variant, v.verdict) for v in channel.verdicts if v.rule == "tamper"} == {("bf16", PASS), ("two", INCONCLUSIVE)}
+    assert {(v.variant, v.verdict) for v in channel.verdicts if v.rule == "tamper"} == {
+        ("bf16", PASS),
+        ("two", INCONCLUSIVE),
+    }
     for key, rate in list(world.shelf.rates.items()):
         if key[:2] == ("small", "bf16"):
             world.shelf.rates["small", "two", *key[2:]] = rate
@@ -209,28 +234,45 @@ def test_a_component_leaves_only_where_its_members_download_is_open(world: World
     world.edit("role: flagship", "role: flagship\n    components: [{kind: model-card, license: CC-BY-4.0}]")
     found = {(each.member, each.kind): each for each in world.decide().components}
     assert found[None, "datasets"].open  # the download of one member is enough for what is the family's
-    assert (found[None, "training-code"].closed_by, found[None, "training-code"].because) == ("choice", "legal: not ours")
+    assert (found[None, "training-code"].closed_by, found[None, "training-code"].because) == (
+        "choice",
+        "legal: not ours",
+    )
     assert (found["large", "model-card"].open, found["large", "model-card"].closed_by) == (False, "evidence")
     world.edit("at_most: 0.02}", "at_most: 0.99}", "policy.yaml")
     assert {(each.member, each.kind): each.open for each in world.decide().components}["large", "model-card"]
-    world.policy(POLICY)
+    world.policy(POLICY.replace("rules:", "rules: []"))
     assert not any(each.open for each in world.decide().components)
     assert found_by(world, None, "datasets") == "no-rule"
 
 
 def found_by(world: World, member: str | None, kind: str) -> str | None:
-    return next(each.closed_by for each in world.decide().components if (each.member, each.kind) == (member, kind))
+    return next(
+        each.closed_by for each in world.decide().components if (each.member, each.kind) == (member, kind)
+    )
 
 
 @pytest.mark.parametrize(
     ("license", "expected"),
-    [("CC-BY-4.0", None), ("CC-BY-NC-4.0", "evidence"), ("LicenseRef-mine", "inconclusive"), (None, "inconclusive")],
+    [
+        ("CC-BY-4.0", None),
+        ("CC-BY-NC-4.0", "evidence"),
+        ("LicenseRef-mine", "inconclusive"),
+        (None, "inconclusive"),
+    ],
 )
-def test_a_rule_can_close_components_by_their_licence(world: World, license: str | None, expected: str | None) -> None:
+def test_a_rule_can_close_components_by_their_licence(
+    world: World, license: str | None, expected: str | None
+) -> None:
     (world.folder / "data").mkdir()
     stated = "" if license is None else f", license: {license}"
-    world.edit("references:", f"components: [{{kind: datasets, path: data{stated}}}, {{kind: model-card}}]\nreferences:")
-    world.policy(FULL + "  - {id: data, gates: component, kinds: [datasets], require: {license: open-data}}\n")
+    world.edit(
+        "references:",
+        f"components: [{{kind: datasets, path: data{stated}}}, {{kind: model-card}}]\nreferences:",
+    )
+    world.policy(
+        FULL + "  - {id: data, gates: component, kinds: [datasets], require: {license: open-data}}\n"
+    )
     assert found_by(world, None, "datasets") == expected
     assert found_by(world, None, "model-card") is None  # the rule is not about this kind
 
@@ -242,7 +284,9 @@ def test_what_guards_the_api_is_closed_unless_it_is_listed(world: World) -> None
         ("system-prompt", False, "choice", "serve/system.txt"),
         ("safety-tooling", False, "choice", "serve/guard.yaml"),
     }
-    world.edit("role: flagship", "role: flagship\n    components: [{kind: system-prompt, path: ./serve/system.txt}]")
+    world.edit(
+        "role: flagship", "role: flagship\n    components: [{kind: system-prompt, path: ./serve/system.txt}]"
+    )
     rows = {each.kind: each for each in world.decide().components if each.member == "large"}
     assert rows["system-prompt"].open and not rows["safety-tooling"].open
 
@@ -294,7 +338,9 @@ RULES = [
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=st.lists(st.sampled_from(RULES), unique=True, min_size=1), more=st.sampled_from(RULES))
-def test_one_more_rule_opens_only_where_it_is_the_first_and_it_passes(steady: World, chosen: list[str], more: str) -> None:
+def test_one_more_rule_opens_only_where_it_is_the_first_and_it_passes(
+    steady: World, chosen: list[str], more: str
+) -> None:
     steady.shelf = full_shelf()
     steady.policy(POLICY + "".join(chosen))
     before, judged = opened(steady), steady.decide()
@@ -303,12 +349,12 @@ def test_one_more_rule_opens_only_where_it_is_the_first_and_it_passes(steady: Wo
     steady.policy(POLICY + "".join([*chosen, more]))
     for name, channel in opened(steady) - before:
         assert judged.members[name].channels[Channel(channel)].closed_by == "no-rule"
-        added = [v for v in steady.decide().members[name].channels[Channel(channel)].verdicts]
+        added = steady.decide().members[name].channels[Channel(channel)].verdicts
         assert all(v.verdict is PASS for v in added)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chosen=st.lists(st.sampled_from(RULES), unique=True))
+@given(chosen=st.lists(st.sampled_from(RULES), unique=True, min_size=1))
 def test_what_is_open_has_a_gating_rule_and_nothing_but_passes(steady: World, chosen: list[str]) -> None:
     steady.shelf = full_shelf()
     steady.policy(POLICY + "".join(chosen))
