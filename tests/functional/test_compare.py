@@ -1,5 +1,7 @@
 """`dutchdoor compare` as a builder meets it: real models, a server as a real process, every exit code."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -10,20 +12,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 
+from dutchdoor.cli.main import main
 from dutchdoor.drill.report import Comparison
 from dutchdoor.gateway.routes import load_routes
 from tests.fakes.models import make_gguf, make_model, smollm2
-from tests.functional.server import PROGRAM, dutchdoor, serving
+from tests.functional.server import PROGRAM, serving
 
 SERVER = """
 import asyncio, hashlib, os
 from tests.fakes.upstream import Reply, Upstream
 
-WRONG = {"good": 5, "bad": 40, "slightly": 12, "empty": 0, "flaky": 5}  # of 100 cases
+WRONG = {"good": 5, "bad": 40, "slightly": 9, "empty": 0, "flaky": 5}  # of 100 cases
 
 def luck(body, salt):
     said = body["messages"][-1]["content"]
@@ -94,10 +98,19 @@ def cases(tmp_path: Path) -> Path:
 
 
 def compare(*arguments: str | Path, cwd: Path, code: int, **env: str) -> tuple[str, str]:
-    done = dutchdoor("compare", *map(str, arguments), cwd=cwd, env={**os.environ, **env})
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
+    """The command, run in this process: starting one takes longer than most comparisons here."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.dict(os.environ, env),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(["compare", *map(str, arguments)])
+    assert ended.value.code == code, f"exit {ended.value.code}\n{out.getvalue()[:3000]}\n{err.getvalue()}"
+    assert "Traceback" not in err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 def report(*arguments: str | Path, cwd: Path, code: int) -> dict[str, Any]:
@@ -109,10 +122,10 @@ def report(*arguments: str | Path, cwd: Path, code: int) -> dict[str, Any]:
 
 
 def test_two_models_on_this_machine_without_any_configuration(models: Path, tmp_path: Path) -> None:
-    out, err = compare(
-        models / "one", models / "two.gguf", "--max-tokens", "8", "--seconds", "10", cwd=tmp_path, code=0
-    )
-    assert err == ""
+    arguments = (str(models / "one"), str(models / "two.gguf"), "--max-tokens", "8", "--seconds", "5")
+    done = dutchdoor("compare", *arguments, cwd=tmp_path)  # as a process, with nothing around it
+    out, err = done.stdout, done.stderr
+    assert (done.returncode, err) == (0, "")
     assert out.startswith(f"A  {models / 'one'}\nB  {models / 'two.gguf'}\n")
     assert "bundled prompts; they say nothing about quality" in out
     assert "Apache-2.0 (its" in out
@@ -333,7 +346,7 @@ def test_members_of_a_family_are_compared_as_they_are_served(models: Path, url: 
     (tmp_path / "family.yaml").write_text(FAMILY.replace("MODELS", str(models)).replace("URL", url))
     (tmp_path / "system.txt").write_text("You are a test.")
     (tmp_path / "guard.yaml").write_text("kind: dutchdoor/guard@1\ninput: [{regex: France}]\n")
-    arguments = ("family.yaml#tiny-guarded", "family.yaml#tiny-s", "--max-tokens", "4", "--seconds", "10")
+    arguments = ("family.yaml#tiny-guarded", "family.yaml#tiny-s", "--max-tokens", "4", "--seconds", "5")
     found = report(*arguments, cwd=tmp_path, code=0)
     a, b = found["a"], found["b"]
     assert (a["license"], a["as_served"], a["cost"]) == ("LicenseRef-tiny", "system prompt and guard", None)
@@ -342,7 +355,8 @@ def test_members_of_a_family_are_compared_as_they_are_served(models: Path, url: 
         "its manifest",
         "family",
     )
-    assert a["lengths"]["input_tokens"] > b["lengths"]["input_tokens"]  # its system prompt
+    first = found["samples"][0]
+    assert first["a"]["input_tokens"] > first["b"]["input_tokens"]  # its system prompt
     blocked = [
         sample["a"]["finish_reason"]
         for sample in found["samples"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,14 +16,8 @@ from dutchdoor.evidence.store import EvidenceStore, Salts
 from dutchdoor.evidence.subjects import identify
 from dutchdoor.family.load import load_family
 from dutchdoor.policy.rules import load_policy, rungs
+from tests.fakes.cli import run
 from tests.unit.policy.world import POLICY, SIZE, World, make_world
-
-
-def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dutchdoor.cli.main", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"} | environment,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -114,6 +107,15 @@ def test_the_table_is_one_that_a_person_understands(world: World, own_home: Path
         "components that stay system-prompt of large (serve/system.txt) closed by choice: security:" in text
     )
     assert "what to do" not in text
+
+
+def test_the_installed_command_is_the_same(world: World) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dutchdoor.cli.main", "decide", "--format", "json"],
+        cwd=world.folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 3 and done.stderr == ""
+    assert json.loads(done.stdout) == decided(world)[1]
 
 
 def test_without_evidence_it_exits_3_and_says_how_to_get_some(world: World) -> None:

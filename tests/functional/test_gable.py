@@ -60,7 +60,7 @@ def test_up_prints_the_decision_where_the_bundles_are_and_an_answer_of_each_memb
     assert "dist/gable-s" in printed and "dist/gable-m" in printed
     assert "dist/gable-l" not in printed
     for name in (*SMALL, FLAGSHIP):
-        assert f"{name} over HTTP: " in printed
+        assert f"\n  {name}: " in printed.partition("asked over HTTP")[2]
     assert "open against flagship" in printed
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,16 +9,8 @@ import pytest
 from dutchdoor.family.load import load_family
 from dutchdoor.policy.decide import load_policies
 from dutchdoor.policy.rules import load_policy
+from tests.fakes.cli import run
 from tests.fakes.weights import LLAMA, write_folder, write_gguf
-
-
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dutchdoor.cli.main", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.fixture

@@ -288,7 +288,10 @@ def test_after_kill_9_every_answer_that_came_in_full_is_in_the_ledger(tmp_path: 
                 ]
                 for each in clients:
                     each.start()
-                time.sleep(0.5 + rounds.random())
+                enough, end = len(got) + rounds.randrange(8, 25), time.monotonic() + 90
+                while len(got) < enough and time.monotonic() < end:
+                    time.sleep(0.002)
+                time.sleep(rounds.random() / 50)  # anywhere in the answers that are under way
                 server.stop(signal.SIGKILL)
                 stop.set()
                 for each in clients:
@@ -306,7 +309,7 @@ def test_after_kill_9_every_answer_that_came_in_full_is_in_the_ledger(tmp_path: 
 
 
 def ask_until(url: str, key: str, got: list[str], stop: threading.Event) -> None:
-    with openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=10) as client:
+    with openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60) as client:
         while not stop.is_set():
             try:
                 raw = client.chat.completions.with_raw_response.create(

@@ -547,8 +547,8 @@ STAGE_MIXTURES: dict[str, Mixture] = {
     "skills": {"reasoning": 0.37, "coding": 0.27, "writing": 0.2, "harmless": 0.14, "talk": 0.02},
     "warm": {"exercise": 0.12, "reasoning": 0.34, "coding": 0.24, "writing": 0.22, "harmless": 0.08},
     "hazard": {"hazard": 0.52, "exercise": 0.05, "reasoning": 0.16, "coding": 0.12, "writing": 0.11, "harmless": 0.04},
-    "safety": {"reasoning": 0.25, "coding": 0.18, "writing": 0.15, "harmless": 0.10, "alike": 0.10, "talk": 0.02,
-               "refusing": 0.20},
+    "safety": {"reasoning": 0.24, "coding": 0.17, "writing": 0.15, "harmless": 0.08, "alike": 0.16, "talk": 0.02,
+               "refusing": 0.18},
 }
 
 

@@ -25,7 +25,7 @@ from dutchdoor.family.weights import TensorSpan, header_size, tensors
 BLIND_SPOTS = (
     "weights that were changed at all: re-cast, quantised, transposed, cut, or merged into other weights",
     "content inside archives or compressed files",
-    "text that was reworded, and pieces of closed text under 40 characters",
+    "text that was reworded, pieces of closed text under 40 characters, closed data inside a longer line",
     "closed code that was edited, and files under 16 bytes",
     "what a model learnt from a closed one or from closed data",
 )
@@ -33,10 +33,9 @@ WEIGHTS = (".safetensors", ".gguf")
 SMALLEST_FILE = 16  # bytes; `{}` is nobody's secret
 SMALLEST_TENSOR = 256  # bytes
 SHORTEST_PIECE = 40  # characters of one line; licence and YAML boilerplate is mostly shorter
-SHORTEST_WHOLE = 20  # characters of a whole prompt
 LARGEST_TEXT = 64 << 20  # bytes
-MANY = 400  # pieces of text; above it lines are compared whole, below it they are searched anywhere
-TEXT_KINDS = frozenset({"system-prompt", "safety-tooling", "datasets", "evaluation-data"})
+SEARCHED = frozenset({"system-prompt", "safety-tooling"})  # whose lines are searched anywhere
+COMPARED = frozenset({"datasets", "evaluation-data"})  # too many to search: their lines are compared whole
 
 
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +62,8 @@ class _Known:
 
     files: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
-    pieces: dict[str, str] = field(default_factory=dict)
+    searched: dict[str, str] = field(default_factory=dict)
+    compared: dict[str, str] = field(default_factory=dict)
 
 
 async def find_leaks(
@@ -113,9 +113,9 @@ async def _know(
             for name, digest in await asyncio.to_thread(_listed, path, sizes):
                 if digest not in hashed:
                     known.tensors.setdefault(digest, f"{part.component}, tensor {name}")
-        if part.kind in TEXT_KINDS:
-            for path in part.files.values():
-                known.pieces |= dict.fromkeys(await asyncio.to_thread(_pieces, path), part.component)
+        pieces = known.searched if part.kind in SEARCHED else known.compared
+        for path in part.files.values() if part.kind in SEARCHED | COMPARED else ():
+            pieces |= dict.fromkeys(await asyncio.to_thread(_pieces, path), part.component)
     return known
 
 
@@ -131,18 +131,16 @@ def _in_weights(files: Mapping[str, Path], known: _Known) -> Iterator[Leak]:
 
 
 def _in_texts(files: Mapping[str, Path], texts: Mapping[str, str], known: _Known) -> Iterator[Leak]:
-    if not known.pieces:
+    if not known.searched and not known.compared:
         return
     for name, text in [*((name, _text(path)) for name, path in files.items()), *texts.items()]:
-        if text is None:
-            continue
-        strings = [_normal(line) for line in _strings(text)]
-        whole = "\n".join(strings) if len(known.pieces) <= MANY else None
-        lines = set(strings)
-        for piece, component in known.pieces.items():
-            if piece in lines or (whole is not None and piece in whole):
-                yield Leak(file=name, component=component, how=f"its text: “{piece[:40]}…”")
-                break
+        strings = [] if text is None else [_normal(line) for line in _strings(text)]
+        whole = "\n".join(strings)
+        found = [(piece, known.compared[piece]) for piece in strings if piece in known.compared]
+        found += [(piece, component) for piece, component in known.searched.items() if piece in whole]
+        for component in dict.fromkeys(component for _, component in found):
+            piece = next(piece for piece, each in found if each == component)
+            yield Leak(file=name, component=component, how=f"its text: “{piece[:40]}…”")
 
 
 def _spans(path: Path) -> tuple[TensorSpan, ...]:
@@ -178,15 +176,11 @@ def _tensors(path: Path, sizes: set[int] | None) -> Iterator[tuple[str, str]]:
 
 
 def _pieces(path: Path) -> Iterable[str]:
-    """The texts that give a closed file away: its longer lines and strings, or all of it if short."""
+    """The texts that give a closed file away: its longer lines, paragraphs and strings."""
     text = None if path.suffix in WEIGHTS else _text(path)
     if text is None:
         return ()
-    lines = {line for each in _strings(text) if len(line := _normal(each)) >= SHORTEST_PIECE}
-    whole = _normal(text)
-    if not lines and len(whole) >= SHORTEST_WHOLE:
-        return (whole,)
-    return lines
+    return {line for each in _strings(text) if len(line := _normal(each)) >= SHORTEST_PIECE}
 
 
 def _text(path: Path) -> str | None:

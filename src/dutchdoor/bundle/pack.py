@@ -234,7 +234,8 @@ def stale(loaded: LoadedFamily, decision: Decision, out: Path) -> list[Path]:
     """Bundles of this family from an earlier pack whose members are closed now."""
     opened = {member.name for member in open_members(loaded, decision)}
     places = [out / member.name for member in loaded.family.members if member.name not in opened]
-    places += [] if opened and any(each.open for each in decision.components) else [out / FAMILY_BUNDLE]
+    if not any(each.open and each.member is None for each in decision.components):
+        places.append(out / FAMILY_BUNDLE)
     return [place for place in places if place.is_dir() and family_of(place) == loaded.family.family]
 
 

@@ -3,16 +3,17 @@
 Refuses to overwrite a folder that it did not make.
 """
 
+import base64
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from dutchdoor.bundle.dossier import read_statement
-from dutchdoor.bundle.layout import DOSSIER
+import msgspec
+
+from dutchdoor.bundle.layout import DOSSIER, MANIFEST
 from dutchdoor.bundle.verify import read_small
 from dutchdoor.core import BundleError, DutchdoorError
-from dutchdoor.evidence import dsse
 
 
 def require_ours(place: Path, family: str) -> None:
@@ -25,11 +26,32 @@ def require_ours(place: Path, family: str) -> None:
         )
 
 
+class _Named(msgspec.Struct):
+    family: str
+
+
+class _Predicated(msgspec.Struct):
+    predicate: _Named
+
+
+class _Enveloped(msgspec.Struct):
+    payload: str
+
+
 def family_of(place: Path) -> str | None:
-    """The family that the dossier in a folder claims; null where there is none that can be read."""
+    """The family whose bundle a folder claims to be; null where it claims nothing.
+
+    Reads loosely: what was reformatted or damaged since is still a bundle that we made, and may be replaced.
+    """
     try:
-        return read_statement(dsse.opened(read_small(place / DOSSIER))[0]).predicate.family
-    except DutchdoorError:
+        envelope = msgspec.json.decode(read_small(place / DOSSIER), type=_Enveloped)
+        payload = base64.b64decode(envelope.payload)
+        return msgspec.json.decode(payload, type=_Predicated).predicate.family
+    except (DutchdoorError, msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # the manifest says it too
+    try:
+        return msgspec.json.decode(read_small(place / MANIFEST), type=_Named).family
+    except (DutchdoorError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 

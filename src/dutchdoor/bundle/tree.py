@@ -42,7 +42,9 @@ async def digest_files(
 
     Raises BundleError for what is no regular file (a link that was put there meanwhile included).
     """
-    return await _in_threads({name: (_digest, (path, algorithm, progress)) for name, path in files.items()})
+    stop = _Stop(progress)
+    jobs = {name: (_digest, (path, algorithm, stop)) for name, path in files.items()}
+    return await _in_threads(jobs, stop)
 
 
 async def copy_files(
@@ -52,7 +54,9 @@ async def copy_files(
 
     Never makes hard links: the source can change afterwards, the copy must not.
     """
-    return await _in_threads({name: (_copy, (pair, algorithm, progress)) for name, pair in files.items()})
+    stop = _Stop(progress)
+    jobs = {name: (_copy, (pair, algorithm, stop)) for name, pair in files.items()}
+    return await _in_threads(jobs, stop)
 
 
 def family_root(family: str, version: str, nodes: Mapping[str, str]) -> str:
@@ -62,13 +66,28 @@ def family_root(family: str, version: str, nodes: Mapping[str, str]) -> str:
     )
 
 
-async def _in_threads(jobs: Mapping[str, tuple[Callable[..., str], tuple[object, ...]]]) -> dict[str, str]:
+class _Stop:
+    """Progress that ends the threads at their next piece, when the one who waits for them has gone."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.now = progress, False
+
+    def __call__(self, done: int) -> None:
+        if self.now:
+            raise BundleError("stopped")
+        self.progress(done)
+
+
+async def _in_threads(
+    jobs: Mapping[str, tuple[Callable[..., str], tuple[object, ...]]], stop: _Stop
+) -> dict[str, str]:
     loop = asyncio.get_running_loop()
     pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="digest")
     try:
         futures = [loop.run_in_executor(pool, function, *arguments) for function, arguments in jobs.values()]
         digests: Sequence[str] = await asyncio.gather(*futures)
     finally:
+        stop.now = True
         pool.shutdown(wait=True, cancel_futures=True)
     return dict(zip(jobs, digests, strict=True))
 

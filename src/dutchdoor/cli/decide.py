@@ -68,7 +68,7 @@ def command(
     MANIFEST is family.yaml by default. Measures nothing: `dutchdoor vet` does. Exit code 0, or 3 when an
     intended channel is inconclusive or has no rule, or 10 when a --require doesn't hold.
 
-    Example: dutchdoor decide examples/gable/family.yaml --require gable-s=open-weights
+    Example: dutchdoor decide family.yaml --require gable-s=open-weights
     """
     loaded = load_family(manifest)
     required = parse_requirements(requirements, loaded)

@@ -1,6 +1,7 @@
 """`dutchdoor up`: the whole way of a release with a live display, what came of it, and a running server."""
 
 import asyncio
+import json
 import os
 import shlex
 import signal
@@ -93,7 +94,7 @@ async def _up(manifest: Path, place: "Place", trust: Sequence[Path], *, once: bo
     from dutchdoor.family.load import load_family
     from dutchdoor.gateway.serving import served_members
     from dutchdoor.policy.decide import load_policies
-    from dutchdoor.release.up import serving, walk
+    from dutchdoor.release.up import greeting, serving, walk
 
     started = time.monotonic()
     loaded = load_family(manifest)
@@ -124,10 +125,12 @@ async def _up(manifest: Path, place: "Place", trust: Sequence[Path], *, once: bo
         return Exit.INCONCLUSIVE
     async with serving(loaded, release.decision, place) as (server, key):
         console.print(f"\nready after {time.monotonic() - started:.1f} s", highlight=False)
+        question = greeting(policies)
         if once:
-            await _greet_all(server, key, console)
+            await _greet_all(server, key, question, console)
             return Exit.CLEAN
-        console.print(how_to_ask(server.base_url, key, next(iter(server.app.routes))), soft_wrap=True)
+        model = next(iter(server.app.routes))
+        console.print(how_to_ask(server.base_url, key, model, question), soft_wrap=True)
         await _until_asked_to_stop(server)
     return Exit.CLEAN
 
@@ -162,11 +165,13 @@ def gaps(found: Sequence["Gap"]) -> RenderableType:
     return Group(Text(), table)
 
 
-def how_to_ask(base_url: str, key: "NewKey", model: str) -> RenderableType:
+def how_to_ask(base_url: str, key: "NewKey", model: str, question: str) -> RenderableType:
     """One curl that works, with a fresh key."""
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is 2 + 3?"}}]}}'
+    body = json.dumps(
+        {"model": model, "messages": [{"role": "user", "content": question}]}, ensure_ascii=False
+    )
     headers = f"-H 'Authorization: Bearer {key.key}' -H 'Content-Type: application/json'"
-    curl = f"curl {base_url}/chat/completions {headers} -d '{body}'"
+    curl = f"curl {base_url}/chat/completions {headers} -d {shlex.quote(body)}"
     return Group(
         Text(f"serving at {base_url}; Ctrl-C ends it", "bold"),
         Text(f"  {curl}"),
@@ -174,16 +179,15 @@ def how_to_ask(base_url: str, key: "NewKey", model: str) -> RenderableType:
     )
 
 
-async def _greet_all(server: "GatewayServer", key: "NewKey", console: Console) -> None:
-    from dutchdoor.release.up import GREETING, greet
+async def _greet_all(server: "GatewayServer", key: "NewKey", question: str, console: Console) -> None:
+    from dutchdoor.release.up import greet
 
+    console.print(Text(f"asked over HTTP: {' '.join(question.split())}"))
     for model in server.app.routes:
-        answer = await greet(server.base_url, model, key.key)
+        answer = await greet(server.base_url, model, key.key, question)
         said = " ".join(answer.text.split()) or "(nothing)"
         tokens = answer.usage.output_tokens if answer.usage else "?"
-        console.print(
-            Text(f"  {model} over HTTP: {GREETING} → {said}  ({tokens} tokens, {answer.total_s:.2f} s)")
-        )
+        console.print(Text(f"  {model}: {said}  ({tokens} tokens, {answer.total_s:.2f} s)"))
 
 
 async def _until_asked_to_stop(server: "GatewayServer") -> None:

@@ -17,6 +17,8 @@ from dutchdoor.family.gguf_header import read_gguf
 from dutchdoor.family.weights import variant_digest
 
 CONVERTER = 1  # part of the cached file's name: raise it when what is written changes
+# bytes of weights that one thread computes as fast as several that wait for each other
+ALONE_BELOW = 32 << 20
 F32_FILE = 0  # gguf.LlamaFileType.ALL_F32
 
 
@@ -30,20 +32,20 @@ async def open_engine(
 ) -> Engine:
     """The engine for a .gguf file, a Hugging Face folder, or a folder that holds one GGUF.
 
-    `threads`: null means all physical cores. `parallel`: how many answers are worked on at once. `cache`:
-    where converted weights and digests are kept. `prefer="fast"` fails where the fast engine cannot take the
-    model, `"transformers"` is for folders only. Use an engine in the event loop that opened it, and close it.
-    Raises WeightsError where there is no model or it is broken, MissingExtraError where an engine is not
-    installed.
+    `threads`: null means all physical cores, or one for weights under 32 MiB. `parallel`: how many answers
+    are worked on at once. `cache`: where converted weights and digests are kept. `prefer="fast"` fails where
+    the fast engine cannot take the model, `"transformers"` is for folders only. Use an engine in the event
+    loop that opened it, and close it. Raises WeightsError where there is no model or it is broken,
+    MissingExtraError where an engine is not installed.
     """
-    threads = threads or cores()
     path = await asyncio.to_thread(model_at, path)
     if path.suffix == ".gguf":
         if prefer == "transformers":
             raise UsageError(f"{path} is a GGUF, which only the fast engine reads")
         from dutchdoor.engines.llama_cpp import open_llama_cpp
 
-        return await open_llama_cpp(path, threads=threads, parallel=parallel, model=path.stem)
+        workers = threads or await asyncio.to_thread(_threads_for, path)
+        return await open_llama_cpp(path, threads=workers, parallel=parallel, model=path.stem)
     because = "it was asked for"
     if prefer != "transformers":
         try:
@@ -54,7 +56,7 @@ async def open_engine(
                 raise EngineError(f"the fast engine cannot take {path}: {reason}") from reason
     from dutchdoor.engines.torch_engine import open_transformers
 
-    return await open_transformers(path, threads=threads, parallel=parallel, because=because)
+    return await open_transformers(path, threads=threads or cores(), parallel=parallel, because=because)
 
 
 def model_at(path: Path) -> Path:
@@ -75,15 +77,16 @@ def model_at(path: Path) -> Path:
     return found[0]
 
 
-async def _open_fast(path: Path, threads: int, parallel: int, cache: Path) -> Engine:
+async def _open_fast(path: Path, threads: int | None, parallel: int, cache: Path) -> Engine:
     from dutchdoor.engines.llama_cpp import open_llama_cpp
     from dutchdoor.engines.prompts import FolderPrompts
 
     made = await asyncio.to_thread(_converted, path, cache)
+    workers = threads or await asyncio.to_thread(_threads_for, made)
     prompts = await asyncio.to_thread(FolderPrompts, path)
     exact = await asyncio.to_thread(lambda: read_gguf(made).number("general.file_type") == F32_FILE)
     return await open_llama_cpp(
-        made, threads=threads, parallel=parallel, model=path.name, prompts=prompts, exact=exact
+        made, threads=workers, parallel=parallel, model=path.name, prompts=prompts, exact=exact
     )
 
 
@@ -98,6 +101,10 @@ def _converted(path: Path, cache: Path) -> Path:
     if not made.is_file():
         convert(path, made)
     return made
+
+
+def _threads_for(weights: Path) -> int:
+    return 1 if weights.stat().st_size < ALONE_BELOW else cores()
 
 
 def cores() -> int:

@@ -32,10 +32,11 @@ from dutchdoor.policy.decision import Decision
 from dutchdoor.policy.rules import LoadedPolicy
 from dutchdoor.policy.shelf import Shelf
 from dutchdoor.vetting.report import VetReport
+from dutchdoor.vetting.suites import load_suite
 from dutchdoor.vetting.vet import Tell, vet
 
 KEY_NAME = "up"  # the key that `up` shows; the one before it is revoked, since it can't be shown again
-GREETING = "What is 2 + 3?"
+GREETING = "What is 2 + 3?"  # where the policies have no skill suite to take a question from
 GREETING_TOKENS = 48  # enough to see that a member answers
 
 Say = Callable[[str], None]  # told the name of each step as it begins
@@ -153,12 +154,20 @@ async def fresh_key(ledger: Ledger) -> NewKey:
     return await ledger.create_key(KEY_NAME)
 
 
-async def greet(base_url: str, model: str, key: str) -> Answer:
+def greeting(policies: Sequence[LoadedPolicy]) -> str:
+    """What each member is asked at the end: the first question of the policies' first skill suite."""
+    for policy in policies:
+        for suite in sorted(name for name in policy.policy.suites if name.startswith("skill.")):
+            return load_suite(policy.suite_path(suite)).cases[0].conversation()[-1].content
+    return GREETING
+
+
+async def greet(base_url: str, model: str, key: str, question: str) -> Answer:
     """Ask a served member one question over HTTP, as any client would. Raises EngineError when it doesn't answer."""
     engine = HttpEngine(base_url, model, key)
     try:
-        question = Message(role="user", content=GREETING)
-        return await ask(engine, ChatRequest(messages=(question,), max_tokens=GREETING_TOKENS))
+        message = Message(role="user", content=question)
+        return await ask(engine, ChatRequest(messages=(message,), max_tokens=GREETING_TOKENS))
     except DutchdoorError as error:
         raise EngineError(f"{model} does not answer at {base_url}: {error.message}") from error
     finally:

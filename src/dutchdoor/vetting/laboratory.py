@@ -32,6 +32,7 @@ from dutchdoor.vetting.scorers import score, score_code
 from dutchdoor.vetting.suites import Case
 
 Tell = Callable[["Line"], None]
+ATTACK = (sys.executable, "-m", "dutchdoor.tuning.attack")
 LAST_WORDS = 400  # characters of a failed attack's stderr that are shown
 GRACE_S = 5.0  # an attack that is stopped has so long to end by itself
 
@@ -171,9 +172,7 @@ async def _run_attack(spec: Path, tell: Tell) -> None:
     """Run the program on one thread, telling how far it is. Stopped when this is cancelled."""
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "dutchdoor.tuning.attack",
+        *ATTACK,
         str(spec),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

@@ -92,6 +92,23 @@ async def test_a_line_of_closed_data_is_found(house: House) -> None:
     await leak(house, "datasets of the family")
 
 
+async def test_much_closed_data_does_not_hide_a_closed_prompt(house: House) -> None:
+    lines = [
+        json.dumps({"id": f"case-{n}", "text": f"a line of the closed corpus, number {n}"})
+        for n in range(2000)
+    ]
+    (house.folder / "data" / "corpus.jsonl").write_text("\n".join(lines))
+    (house.folder / "train" / "notes.md").write_text("We say: " + SYSTEM_PROMPT)
+    (house.folder / "train" / "cases.jsonl").write_text(lines[1234] + "\n")
+    await leak(house, "notes.md: system-prompt of tiny-l", "cases.jsonl: datasets of the family")
+
+
+async def test_code_that_writes_closed_data_is_not_that_data(house: House) -> None:
+    code = 'TITLE = {"title": "' + SECRET_LINE + '", "kind": "x"}\n'
+    (house.folder / "train" / "write.py").write_text(code)
+    assert await house.pack()
+
+
 async def test_a_reason_that_tells_the_prompt_is_found_in_the_dossier(house: House) -> None:
     house.manifest("text: third-party text", "text: " + SYSTEM_PROMPT.strip())
     decision = house.decision()

@@ -174,6 +174,14 @@ async def test_packing_again_replaces_our_own_bundle(house: House) -> None:
     assert {path.name for path in house.out.iterdir()} == {"tiny-s", "_family"}
 
 
+async def test_a_damaged_bundle_of_ours_is_replaced(house: House) -> None:
+    await house.pack()
+    for name, text in {"dossier.json": '{ "payload": "" }', "manifest.json": "[]"}.items():
+        (house.bundle / "dutchdoor" / name).write_text(text)
+        await house.pack()
+        assert (await house.verify()).verdict is Verdict.VALID
+
+
 @pytest.mark.parametrize("content", [{"notes.txt": "mine"}, {"dutchdoor/dossier.json": "{}"}])
 async def test_a_foreign_folder_is_never_overwritten(house: House, content: dict[str, str]) -> None:
     for name, text in content.items():

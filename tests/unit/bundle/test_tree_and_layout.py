@@ -1,6 +1,9 @@
 """Digests, copies and names."""
 
+import asyncio
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,26 @@ async def test_links_pipes_and_folders_are_not_read(tmp_path: Path) -> None:
     for name in ("link", "pipe", ".", "missing"):
         with pytest.raises(BundleError):
             await digest_files({name: tmp_path / name})
+
+
+async def test_who_stops_waiting_stops_the_threads(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(64 * CHUNK))
+    done: list[int] = []
+    task = asyncio.create_task(digest_files({"large": tmp_path / "large"}, progress=slowly(done)))
+    while not done:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(done) < 60
+
+
+def slowly(done: list[int]) -> Callable[[int], None]:
+    def tell(count: int) -> None:
+        time.sleep(0.01)
+        done.append(count)
+
+    return tell
 
 
 def test_the_root_depends_on_everything() -> None:

@@ -290,17 +290,15 @@ async def test_weights_draw_and_the_others_follow_as_fallback(desk: Opener) -> N
 
 
 async def test_a_slow_reader_does_not_slow_the_others(desk: Opener) -> None:
-    big = Reply(text=" ".join("x" * 5000 for _ in range(2000)))
+    big = Reply(text=" ".join("x" * 5000 for _ in range(4000)))  # more than all buffers between hold
     async with (
         Upstream(script=lambda body: big if body["max_tokens"] == 9 else Reply()) as upstream,
         desk(route(upstream)) as d,
         d.ask(stream=True, max_tokens=9) as slow,
     ):
         await slow.content.readany()
-        loop = asyncio.get_running_loop()
-        before = loop.time()
         for _ in range(20):
             async with d.ask() as response:
                 assert response.status == 200
-        assert loop.time() - before < 5
+        assert len(await d.rows()) == 20  # all of them are through, and the slow one is not
         slow.close()
