@@ -21,7 +21,7 @@ from dutchdoor.cli.main import main
 from dutchdoor.drill.report import Comparison
 from dutchdoor.gateway.routes import load_routes
 from tests.fakes.models import make_gguf, make_model, smollm2
-from tests.functional.server import PROGRAM, serving
+from tests.functional.server import PROGRAM, dutchdoor, serving
 
 SERVER = """
 import asyncio, hashlib, os

@@ -44,7 +44,7 @@ async def open_engine(
             raise UsageError(f"{path} is a GGUF, which only the fast engine reads")
         from dutchdoor.engines.llama_cpp import open_llama_cpp
 
-        workers = threads or await asyncio.to_thread(_threads_for, path)
+        workers = await asyncio.to_thread(_threads_for, path, threads)
         return await open_llama_cpp(path, threads=workers, parallel=parallel, model=path.stem)
     because = "it was asked for"
     if prefer != "transformers":
@@ -82,7 +82,7 @@ async def _open_fast(path: Path, threads: int | None, parallel: int, cache: Path
     from dutchdoor.engines.prompts import FolderPrompts
 
     made = await asyncio.to_thread(_converted, path, cache)
-    workers = threads or await asyncio.to_thread(_threads_for, made)
+    workers = await asyncio.to_thread(_threads_for, made, threads)
     prompts = await asyncio.to_thread(FolderPrompts, path)
     exact = await asyncio.to_thread(lambda: read_gguf(made).number("general.file_type") == F32_FILE)
     return await open_llama_cpp(
@@ -103,7 +103,9 @@ def _converted(path: Path, cache: Path) -> Path:
     return made
 
 
-def _threads_for(weights: Path) -> int:
+def _threads_for(weights: Path, asked: int | None) -> int:
+    if asked is not None:
+        return asked
     return 1 if weights.stat().st_size < ALONE_BELOW else cores()
 
 

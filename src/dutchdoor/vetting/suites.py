@@ -125,7 +125,15 @@ def _check(case: Case, where: str) -> None:
         raise DocumentError(f"{where}: target: the scorer {case.scorer!r} needs one")
     if case.scorer == "choice" and not case.choices:
         raise DocumentError(f"{where}: choices: the scorer 'choice' needs them")
-    if case.scorer != "code":  # what no answer can be judged by is found here, not in the middle of a run
+    if case.scorer == "code":
+        tests = case.target.get("tests") if isinstance(case.target, dict) else None
+        sound = isinstance(tests, list) and tests and all(isinstance(t, list) and len(t) == 2 for t in tests)
+        if not sound or not isinstance(case.target.get("function"), str):
+            raise DocumentError(
+                f"{where}: target: no function with tests",
+                hint='write {"function": "f", "tests": [[[1, 2], 3]]}',
+            )
+    else:  # what no answer can be judged by is found here, not in the middle of a run
         try:
             score(case.scorer, case.target, case.choices, "")
         except DocumentError as error:

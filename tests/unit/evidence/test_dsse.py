@@ -1,6 +1,7 @@
 """Envelopes: what is accepted, and each way in which one is not."""
 
 import base64
+import contextlib
 import json
 
 import pytest
@@ -148,10 +149,8 @@ def test_any_payload_and_type_survive(payload: bytes, payload_type: str) -> None
 def test_no_flipped_bit_is_accepted(bit: int) -> None:
     data = bytearray(SIGNED)
     data[bit // 8] ^= 1 << (bit % 8)
-    try:
+    with contextlib.suppress(EvidenceError):
         assert not dsse.check(bytes(data), [KEY.public]).verified  # the key id may now be an unknown one
-    except EvidenceError:
-        pass
 
 
 def test_the_library_alone_would_accept_what_is_refused_here() -> None:

@@ -45,6 +45,12 @@ def test_a_suite_needs_no_header() -> None:
         (lines({**CASE, "scorer": "vibes"}), "Invalid enum value 'vibes'"),
         (lines({**CASE, "target": None}), "target: the scorer 'exact' needs one"),
         (lines({**CASE, "scorer": "choice", "target": "a"}), "choices"),
+        (
+            lines({**CASE, "scorer": "code", "target": {"function": "f", "tests": []}}),
+            "no function with tests",
+        ),
+        (lines({**CASE, "scorer": "code", "target": "f"}), "no function with tests"),
+        (lines({**CASE, "scorer": "code", "target": {"tests": [[[1], 2]]}}), "no function with tests"),
         (lines({**CASE, "scorer": "regex", "target": "("}), "s:1: target"),
         (lines({**CASE, "messages": [{"role": "user", "content": "x"}]}), "either `prompt` or `messages`"),
         (lines({"id": "1", "scorer": "refusal"}), "either `prompt` or `messages`"),
