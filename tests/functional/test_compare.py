@@ -21,6 +21,7 @@ from dutchdoor.cli.main import main
 from dutchdoor.drill.report import Comparison
 from dutchdoor.gateway.routes import load_routes
 from tests.fakes.models import make_gguf, make_model, smollm2
+from tests.functional.conftest import TOP
 from tests.functional.server import PROGRAM, dutchdoor, serving
 
 SERVER = """
@@ -61,13 +62,12 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A server as a real process; its models answer sums more or less well, or fail."""
-    top = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER],
-        cwd=top,
+        cwd=TOP,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(top)},
+        env={**os.environ, "PYTHONPATH": str(TOP)},
     )
     assert process.stdout is not None
     yield process.stdout.readline().strip()
@@ -371,22 +371,21 @@ def test_members_of_a_family_are_compared_as_they_are_served(models: Path, url: 
 
 
 def test_a_real_instruct_model_against_a_url(url: str, tmp_path: Path) -> None:
-    found = report(
-        smollm2(),
-        f"{url}#good",
-        "--max-tokens",
-        "2",
-        "--seconds",
-        "1",
-        "--streams",
-        "2",
-        cwd=tmp_path,
-        code=0,
-    )
+    arguments = (smollm2(), f"{url}#good", "--max-tokens", "2", "--seconds", "1", "--streams", "1")
+    found = report(*arguments, cwd=tmp_path, code=0)
     assert (found["a"]["license"], found["a"]["context_length"]) == ("Apache-2.0", 8192)
     assert 1.3e8 < found["a"]["parameters"] < 1.4e8
     assert 3 <= found["cases"]["n"] <= 20
-    assert found["a"]["alone"]["tokens_per_s"] is None or found["a"]["alone"]["tokens_per_s"]["median"] > 0
+    assert found["a"]["alone"]["first_token_s"]["median"] > 0
+    assert found["a"]["crowd"] is None
+
+
+def test_members_of_the_reference_family_are_told_apart(tmp_path: Path) -> None:
+    gable = TOP / "examples" / "gable"
+    arguments = (gable / "gable-s", gable / "gable-l", "--cases", gable / "suites" / "reasoning.jsonl")
+    found = report(*arguments, "--margin", "0.05", cwd=tmp_path, code=10)
+    assert found["quality"]["upper"] < -0.05
+    assert (found["cases"]["n"], found["quality"]["missing"]) == (400, 0)
 
 
 def test_ctrl_c_ends_it_quietly(models: Path, url: str, tmp_path: Path) -> None:
