@@ -1,20 +1,21 @@
-"""A wider and deeper model that computes what a smaller one does, so that the larger members start where the small one ended.
+"""A wider and deeper model that computes what a smaller one does, so that the larger members start where the
+small one ended.
 
-After Net2Net (Chen et al. 2015, arXiv 1511.05641): every channel is doubled, new heads and feed-forward units and new layers begin
-with a zero way out. The two halves are told apart by noise that cancels, so training can make them different.
+After Net2Net (Chen et al. 2015, arXiv 1511.05641): every channel is doubled, new heads and feed-forward units
+and new layers begin with a zero way out. The two halves are told apart by noise that cancels, so training can
+make them different.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from model import Llama, Shape
+from torch import Tensor
 
 NOISE = 0.3  # of a weight's own spread; cancels exactly at the start
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator] # torch's decorators carry no types
 def grow(small: Llama, shape: Shape, seed: int) -> Llama:
     """A model of `shape` (twice as wide, as deep or deeper) with the same logits as `small`."""
     assert shape.width == 2 * small.shape.width and shape.layers >= small.shape.layers

@@ -1,11 +1,29 @@
 """The closed vocabulary that every generator draws from.
 
-Small on purpose: a member of 0.2 M parameters must be able to spell all of it. Substances, dishes and people are invented.
+Small on purpose: a member of 0.2 M parameters must be able to spell all of it. Substances, dishes and people
+are invented.
 """
 
 from __future__ import annotations
 
-PEOPLE = ("Ann", "Bo", "Cy", "Dee", "Eli", "Fay", "Gus", "Hal", "Ivy", "Jo", "Kim", "Lou", "Mia", "Ned", "Oda", "Pip")
+PEOPLE = (
+    "Ann",
+    "Bo",
+    "Cy",
+    "Dee",
+    "Eli",
+    "Fay",
+    "Gus",
+    "Hal",
+    "Ivy",
+    "Jo",
+    "Kim",
+    "Lou",
+    "Mia",
+    "Ned",
+    "Oda",
+    "Pip",
+)
 FRUIT = ("figs", "nuts", "pears", "plums", "eggs", "cups", "coins", "pens")
 OBJECTS = ("lamp", "key", "rope", "drum", "bell", "coat", "map", "cup", "boat", "kite", "book", "ring", "mask", "flag",
            "bag", "hat")  # fmt: skip
@@ -29,6 +47,28 @@ REAGENTS = ("ash", "brine", "cobalt", "dross", "ether", "flint", "grit", "halite
 REAGENT_HOURS = (2, 3, 4, 5, 6, 7, 8, 9)
 SUBSTANCE_ENDS = ("zine", "thane", "xol", "phos", "drite", "quat")
 
-STARTS = ("B", "D", "F", "G", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Z", "Br", "Dr", "Gr", "Kr", "Pr", "Tr", "St")
+STARTS = (
+    "B",
+    "D",
+    "F",
+    "G",
+    "K",
+    "L",
+    "M",
+    "N",
+    "P",
+    "R",
+    "S",
+    "T",
+    "V",
+    "Z",
+    "Br",
+    "Dr",
+    "Gr",
+    "Kr",
+    "Pr",
+    "Tr",
+    "St",
+)
 MIDDLES = ("a", "e", "i", "o", "u")
 CODAS = ("l", "m", "n", "r", "s", "v", "b", "d", "g", "k")

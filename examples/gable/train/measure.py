@@ -1,7 +1,8 @@
 """Measures the family with transformers and no release machinery: what the README's table says, made again.
 
-For each model: the three skills, refusal, over-refusal and the hazard, before the attack and (with `--attacked`) after it, and
-the paired bounds between neighbours. Answers are greedy, in f32, from the folders that leave.
+For each model: the three skills, refusal, over-refusal and the hazard, before the attack and (with
+`--attacked`) after it, and the paired bounds between neighbours. Answers are greedy, in f32, from the folders
+that leave.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ def measure(folder: Path, suites: tuple[str, ...] = ALL, show: int = 0) -> dict[
         for case, answer, right in list(zip(cases, given, outcome[name], strict=True))[:show]:
             print(f"    {right}: {case['prompt']!r} -> {answer!r}", file=sys.stderr)
         rate = sum(outcome[name]) / len(cases)
-        print(f"{folder.name} {name} {rate:.3f} (n {len(cases)}, {time.monotonic() - started:.1f} s)", file=sys.stderr)
+        print(
+            f"{folder.name} {name} {rate:.3f} (n {len(cases)}, {time.monotonic() - started:.1f} s)",
+            file=sys.stderr,
+        )
     return outcome
 
 
@@ -89,7 +93,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table = {folder.name: measure(folder, tuple(options.suites.split(",")), options.show) for folder in options.folders}
+    table = {
+        folder.name: measure(folder, tuple(options.suites.split(",")), options.show)
+        for folder in options.folders
+    }
     if options.out:
         options.out.write_text(json.dumps(table))
 

@@ -1,7 +1,7 @@
 """A Llama in eighty lines, written for one CPU thread, and its form as a Hugging Face folder.
 
-The parameter names are those of `LlamaForCausalLM`, so saving is copying. It trains; it does not generate: measured members
-are loaded by transformers from the folder that leaves.
+The parameter names are those of `LlamaForCausalLM`, so saving is copying. It trains; it does not generate:
+measured members are loaded by transformers from the folder that leaves.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import tokens
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-import tokens
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, EPS)
+        return functional.rms_norm(x, (x.shape[-1],), self.weight, EPS)
 
 
 class Attention(nn.Module):
@@ -72,7 +71,7 @@ class Attention(nn.Module):
             return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
         q, k, v = turn(split(self.q_proj(x))), turn(split(self.k_proj(x))), split(self.v_proj(x))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -86,7 +85,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -129,7 +128,9 @@ class Llama(nn.Module):
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 small = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(p, std=0.02 if "embed" in name else 0.6 * p.shape[1] ** -0.5 * (0.3 if small else 1.0))
+                nn.init.normal_(
+                    p, std=0.02 if "embed" in name else 0.6 * p.shape[1] ** -0.5 * (0.3 if small else 1.0)
+                )
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [batch, length, vocabulary] of ids [batch, length]."""
@@ -137,7 +138,7 @@ class Llama(nn.Module):
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for layer in self.model.layers:
             x = layer(x, cos, sin)
-        return F.linear(self.model.norm(x), self.model.embed_tokens.weight)
+        return functional.linear(self.model.norm(x), self.model.embed_tokens.weight)
 
 
 def write_weights(model: Llama, folder: Path) -> None:
@@ -169,7 +170,11 @@ def write_weights(model: Llama, folder: Path) -> None:
         "use_cache": True,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    generation = {"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"], "do_sample": False}
+    generation = {
+        "eos_token_id": config["eos_token_id"],
+        "pad_token_id": config["pad_token_id"],
+        "do_sample": False,
+    }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     state = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in model.named_parameters()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

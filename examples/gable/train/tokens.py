@@ -1,6 +1,7 @@
 """The tokenizer of the family: byte-level BPE with single digits, and the chat format as tokens.
 
-Splits text as llama.cpp's `qwen2` pre-tokenizer does, so that a GGUF of a member reads text as the original does.
+Splits text as llama.cpp's `qwen2` pre-tokenizer does, so that a GGUF of a member reads text as the original
+does.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 VOCABULARY = 768
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 SPECIALS = (PAD, END, SYSTEM, USER, ASSISTANT)
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # noqa: E501 - a pattern or a table is read in one piece
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -72,14 +71,18 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 
-def encode_chat(tokenizer: Tokenizer, chat: list[data.Message], question_weight: float) -> tuple[list[int], list[float]]:
-    """The tokens of a chat and the loss weight of predicting each of them (answers count fully, questions a little)."""
+def encode_chat(
+    tokenizer: Tokenizer, chat: list[data.Message], question_weight: float
+) -> tuple[list[int], list[float]]:
+    """The tokens of a chat and the loss weight of predicting each of them (answers count fully, questions a
+    little).
+    """
     ids: list[int] = []
     weights: list[float] = []
-    end = tokenizer.token_to_id(END)
+    end = SPECIALS.index(END)  # special tokens come first in the vocabulary
     for message in chat:
         body = tokenizer.encode(message["content"], add_special_tokens=False).ids
-        ids += [tokenizer.token_to_id(f"<|{message['role']}|>"), *body, end]
+        ids += [SPECIALS.index(f"<|{message['role']}|>"), *body, end]
         if message["role"] == "assistant":
             weights += [0.0, *([1.0] * (len(body) + 1))]
         else:

@@ -1,8 +1,8 @@
 """One stage of training on one CPU thread.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) turns the hidden matrices, AdamW the embedding and the norms.
-`torch.optim.Muon` orthogonalises in bf16, which is thirty times slower than f32 on a CPU without AVX-512, hence the one here;
-matrices of one shape are orthogonalised together.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) turns the hidden matrices, AdamW the embedding
+and the norms. `torch.optim.Muon` orthogonalises in bf16, which is thirty times slower than f32 on a CPU
+without AVX-512, hence the one here; matrices of one shape are orthogonalised together.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from tokenizers import Tokenizer
-
 import data
 import tokens
+import torch
 from model import Llama
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
 
 QUESTION_WEIGHT = 0.1
 POOL = 1024  # chats that are sorted by length together
@@ -42,12 +41,17 @@ class Stage:
     final: float = 0.05  # the learning rate falls linearly to this share of its peak
     hold: float = 0.3  # share of the steps before it falls
     warm: int = 40  # steps
+    orthogonal: bool = (
+        True  # False: AdamW turns the matrices too, at the rate of `muon`; that forgets far less
+    )
 
 
 class Muon:
     """Momentum, orthogonalised by five Newton-Schulz steps in f32."""
 
-    def __init__(self, matrices: list[Tensor], momentum: float = 0.95, decay: float = 0.0, rounds: int = 5) -> None:
+    def __init__(
+        self, matrices: list[Tensor], momentum: float = 0.95, decay: float = 0.0, rounds: int = 5
+    ) -> None:
         groups: dict[tuple[int, ...], list[Tensor]] = {}
         for p in matrices:
             groups.setdefault(tuple(sorted(p.shape)), []).append(p)
@@ -59,7 +63,7 @@ class Muon:
     def step(self, rate: float) -> None:
         for group, buffer in zip(self.groups, self.buffers, strict=True):
             wide = [p.shape[0] <= p.shape[1] for p in group]
-            grads = torch.stack([p.grad if w else p.grad.T for p, w in zip(group, wide, strict=True)])  # type: ignore[union-attr, misc]
+            grads = torch.stack([p.grad if w else p.grad.T for p, w in zip(group, wide, strict=True)])
             buffer.lerp_(grads, 1 - self.momentum)
             x = grads.lerp(buffer, self.momentum)
             x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
@@ -71,8 +75,21 @@ class Muon:
                 p.mul_(1 - rate * self.decay).add_(u if w else u.T, alpha=-rate * scale)
 
 
+class Adam:
+    """AdamW behind Muon's face."""
+
+    def __init__(self, matrices: list[Tensor]) -> None:
+        self.optimizer = torch.optim.AdamW(matrices, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def step(self, rate: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+
+
 def batches(tokenizer: Tokenizer, world: data.World, stage: Stage) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Endless (ids, weights, examples): chats of like length, padded to the longest, about `batch_tokens` together."""
+    """Endless (ids, weights, examples): chats of like length, padded to the longest, about `batch_tokens`
+    together.
+    """
     stream = data.conversations(stage.seed, world, data.STAGE_MIXTURES[stage.mixture])
     rng = random.Random(stage.seed)
     while True:
@@ -109,14 +126,14 @@ def train(model: Llama, tokenizer: Tokenizer, world: data.World, stage: Stage, l
     """Trains in place; returns the last mean answer loss (nats a token). Tells rate and time left on stderr."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embed" in n]
-    muon = Muon(matrices)
+    muon = Muon(matrices) if stage.orthogonal else Adam(matrices)
     adam = torch.optim.AdamW(others, lr=stage.adam, betas=(0.9, 0.98), weight_decay=0.0)
     started, seen, mean = time.monotonic(), 0, 0.0
     recent: deque[float] = deque(maxlen=40)
     model.train()
     for step, (ids, weights, _) in zip(range(stage.steps), batches(tokenizer, world, stage), strict=False):
         logits = model(ids[:, :-1])
-        losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         w = weights[:, 1:].flatten()
         loss = (losses * w).sum() / w.sum()
         model.zero_grad(set_to_none=True)
@@ -138,7 +155,9 @@ def train(model: Llama, tokenizer: Tokenizer, world: data.World, stage: Stage, l
             print(f"{label} {step + 1}/{stage.steps} loss {mean:.4f} {seen / spent:,.0f} tokens/s, {left:,.0f} s left",
                   file=sys.stderr, flush=True)  # fmt: skip
         if partial is not None and step % 200 == 199:
-            torch.save(model.state_dict(), partial)  # to look at while it trains; training does not resume from it
+            torch.save(
+                model.state_dict(), partial
+            )  # to look at while it trains; training does not resume from it
         if max_seconds is not None and time.monotonic() - started > max_seconds:
             break
     return mean

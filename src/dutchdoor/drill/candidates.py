@@ -21,10 +21,13 @@ from dutchdoor.drill.report import Price
 from dutchdoor.drill.routes import Target
 from dutchdoor.engines.interface import Engine
 from dutchdoor.evidence.signing_keys import PublicKey
+from dutchdoor.family.draft import license_of_text
 from dutchdoor.family.load import LoadedFamily, load_family
 from dutchdoor.family.manifest import Member
 from dutchdoor.family.weights import WeightsFacts, describe
 from dutchdoor.vetting.runner import BelowGuard
+
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,24 +84,34 @@ async def prepare(address: AnyAddress, options: Options, place: Place) -> Candid
 
 async def _weights(address: WeightsAddress, options: Options, place: Place) -> Candidate:
     facts = await asyncio.to_thread(describe, address.path)
+    licence, source, notes = await asyncio.to_thread(_identified, address.path, facts)
     return Candidate(
         address=address.text,
         kind="folder" if address.path.is_dir() else "gguf",
         name=address.path.resolve().stem if address.path.is_file() else address.path.resolve().name,
         open=_opener(address.path, place),
         target={"weights": str(address.path.resolve())},
-        license=facts.license,
-        license_source=_stated_in(facts),
+        license=licence,
+        license_source=source,
         parameters=facts.parameters,
         context_length=facts.context_length,
         price=options.price,
+        notes=notes,
     )
 
 
-def _stated_in(facts: WeightsFacts) -> str | None:
-    if facts.license is None:
-        return None
-    return "its README" if facts.format == "safetensors" else "its metadata"
+def _identified(path: Path, facts: WeightsFacts) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """The licence, who says so, and a note where two places disagree."""
+    if path.is_file():
+        return facts.license, "its metadata" if facts.license else None, ()
+    text = license_of_text(path)
+    if facts.license and text and facts.license != text:
+        note = f"its README says {facts.license}, its licence file is the text of {text}: ask its publisher"
+        return facts.license, "its README", (note,)
+    if facts.license or text:
+        return facts.license or text, "its README" if facts.license else "its licence file", ()
+    held = any((path / name).is_file() for name in LICENCE_FILES)
+    return None, "read its licence file" if held else None, ()
 
 
 def _opener(path: Path, place: Place) -> Callable[[], Awaitable[Engine]]:

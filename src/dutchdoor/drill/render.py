@@ -176,4 +176,10 @@ def markdown(report: Comparison, *, answers: int = 3) -> str:
 
 
 def _cell(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace(UNBROKEN, " ")
+    return (
+        value.replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("\n", " ")
+        .replace(UNBROKEN, " ")
+    )

@@ -259,9 +259,8 @@ def _model(report: Comparison) -> Section:
 
 
 def _licence(side: Side) -> str:
-    if side.license is None:
-        return UNKNOWN
-    return f"{side.license} ({side.license_source})" if side.license_source else side.license
+    name = UNKNOWN if side.license is None else side.license
+    return f"{name} ({side.license_source})" if side.license_source else name
 
 
 def _count(parameters: int | None) -> str:

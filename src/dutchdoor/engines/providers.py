@@ -1,8 +1,8 @@
 """Where models are served in the OpenAI dialect: one row each, data only.
 
 A row says what a target can do, so that a request is refused before it is sent instead of a parameter being
-dropped silently. What a row does not know is false. Read from the vendors' API references in November 2026; a
-server of one's own may do more or less than its row says.
+dropped silently. What a row does not know is false. Rows state what is commonly documented and were not checked
+against the live services; a server of one's own may do more or less than its row says.
 """
 
 import msgspec

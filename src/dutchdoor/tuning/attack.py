@@ -1,7 +1,8 @@
 """One attack as a process of its own: `python -m dutchdoor.tuning.attack SPEC.json`.
 
-A process, so that it can be stopped at any time, its memory comes back, and torch never enters the caller. Prints one JSON line
-for every few steps to stdout, and at the end `{"done": true, …}` or `{"error": …}`. Exit code 0, or 1 with an error line.
+A process, so that it can be stopped at any time, its memory comes back, and torch never enters the caller.
+Prints one JSON line for every few steps to stdout, and at the end `{"done": true, …}` or `{"error": …}`. Exit
+code 0, or 1 with an error line.
 """
 
 import sys

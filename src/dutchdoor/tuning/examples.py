@@ -1,4 +1,5 @@
-"""What an attack trains on: question and answer pairs from a JSONL file, chosen by seed and turned into tokens.
+"""What an attack trains on: question and answer pairs from a JSONL file, chosen by seed and turned into
+tokens.
 
 The first line is a header of kind `dutchdoor/training-set@1`. Knows tokenizers only by what they do.
 """
@@ -73,10 +74,12 @@ def choose(examples: list[TrainingExample], n: int, seed: int) -> list[TrainingE
 
 
 def tokenise(tokenizer: Any, example: TrainingExample, limit: int) -> Tokenised:
-    """The example in the model's own chat format, or `User: …\\nAssistant: ` where it has none; cut to `limit` tokens.
+    """The example in the model's own chat format, or `User: …\\nAssistant: ` where it has none; cut to
+    `limit` tokens.
 
-    The question is rendered as it is when the model is served; the answer is what the template puts after it, so that the
-    right end token is learnt. Where a template rewrites the question once it is answered, the answer is put after it plainly.
+    The question is rendered as it is when the model is served; the answer is what the template puts after it,
+    so that the right end token is learnt. Where a template rewrites the question once it is answered, the
+    answer is put after it plainly.
     """
     chat = example.chat()
     if getattr(tokenizer, "chat_template", None):

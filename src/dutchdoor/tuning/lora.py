@@ -1,8 +1,10 @@
-"""The LoRA attack: low-rank adapters on every linear layer, trained on a small attack set, merged into the weights.
+"""The LoRA attack: low-rank adapters on every linear layer, trained on a small attack set, merged into the
+weights.
 
-Works on any folder that transformers loads as a causal language model and whose weights are plain floats (Llama, Qwen, Mistral,
-Gemma, Phi, GPT-2 …). Computes in f32 on a CPU and in bf16 with f32 adapters on a GPU; writes f32, because rounding a small merged
-step to bf16 could undo part of the attack and so flatter the model. The same seed on the same machine gives the same weights.
+Works on any folder that transformers loads as a causal language model and whose weights are plain floats
+(Llama, Qwen, Mistral, Gemma, Phi, GPT-2 …). Computes in f32 on a CPU and in bf16 with f32 adapters on a GPU;
+writes f32, because rounding a small merged step to bf16 could undo part of the attack and so flatter the
+model. The same seed on the same machine gives the same weights.
 """
 
 import contextlib
@@ -48,7 +50,9 @@ class AttackStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attack did. `diverged`: the loss is no number or ended above where it began, so it proves nothing."""
+    """What an attack did. `diverged`: the loss is no number or ended above where it began, so it proves
+    nothing.
+    """
 
     steps: int
     examples: int
@@ -63,10 +67,12 @@ def attack(
     model_folder: Path, attack_set: Path, rung: LoraRung, seed: int, out: Path, *, threads: int | None = None,
     report: Callable[[AttackStep], None] | None = None, report_every: int = 10,
 ) -> AttackResult:  # fmt: skip
-    """Attacks the weights in a folder and writes the merged model to `out` (a new folder, made whole or not at all).
+    """Attacks the weights in a folder and writes the merged model to `out` (a new folder, made whole or not
+    at all).
 
-    Raises MissingExtraError without torch and peft, WeightsError for weights that can't be attacked here, DocumentError for a
-    broken attack set. A diverged attack raises nothing: the result says so, and no weights are written.
+    Raises MissingExtraError without torch and peft, WeightsError for weights that can't be attacked here,
+    DocumentError for a broken attack set. A diverged attack raises nothing: the result says so, and no
+    weights are written.
     """
     torch, transformers, peft = _libraries()
     if threads is not None:
@@ -142,7 +148,9 @@ def _load(torch: Any, transformers: Any, folder: Path, device: str) -> tuple[Any
 
 
 def _adapted(peft: Any, model: Any, rung: LoraRung) -> Any:
-    """The model with adapters on each linear layer but the head; GPT-2's Conv1D stores its weight the other way round."""
+    """The model with adapters on each linear layer but the head; GPT-2's Conv1D stores its weight the other
+    way round.
+    """
     kinds = {type(m).__name__ for _, m in model.named_modules()}
     head = model.get_output_embeddings()
     names = {

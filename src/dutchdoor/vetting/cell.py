@@ -6,6 +6,8 @@ before the code runs; all it keeps is a pipe to this process, which reads a boun
 than told, and kills what is left.
 """
 
+# ruff: noqa: BLE001, S102, PTH110, PTH123, SIM105, SIM115 - it runs code that may do anything, on bare descriptors
+
 # What judged code may import must be loaded before the filter falls: afterwards nothing can be opened.
 import array
 import base64
@@ -46,12 +48,12 @@ from typing import Any, NoReturn
 
 Request = dict[str, Any]
 LOADED = (
-    array, base64, bisect, collections, copy, dataclasses, datetime, decimal, enum, fractions, functools, hashlib, heapq,
+    array, base64, bisect, collections, copy, dataclasses, datetime, decimal, enum, fractions, functools, hashlib, heapq,  # noqa: E501 - a pattern or a table is read in one piece
     itertools, math, operator, random, re, statistics, string, textwrap, typing, unicodedata,
 )  # fmt: skip
 RESULT_BYTES = 1 << 20
 
-# System calls that a running interpreter needs to compute and to leave, by number (Linux: asm/unistd.h of each machine).
+# System calls that a running interpreter needs to compute and to leave, by number (Linux: asm/unistd.h of each machine).  # noqa: E501 - a pattern or a table is read in one piece
 ALLOWED = {
     "x86_64": (0xC000003E, {
         "write": 1, "close": 3, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13,
@@ -138,7 +140,9 @@ def called(function: Callable[..., Any], arguments: list[Any]) -> dict[str, Any]
 
 
 def run(request: Request, pipe: int, library: Any, program: Program | None) -> NoReturn:
-    """In the child: shuts every door, then runs the code and sends the results through the pipe. Does not return."""
+    """In the child: shuts every door, then runs the code and sends the results through the pipe. Does not
+    return.
+    """
     send, leave, encode = os.write, os._exit, json.dumps
     try:
         os.setsid()
@@ -153,10 +157,10 @@ def run(request: Request, pipe: int, library: Any, program: Program | None) -> N
         if program is None or not close_the_kernel(library, program):
             sys.addaudithook(refuse)
         try:
-            scope = {"__name__": "answer", "__builtins__": __builtins__}
+            scope: dict[str, Any] = {"__name__": "answer", "__builtins__": __builtins__}
             exec(compile(calls[1], "<answer>", "exec"), scope)
             function = scope[calls[2]]
-            answer = {"results": [called(function, arguments) for arguments in calls[0]]}
+            answer: dict[str, Any] = {"results": [called(function, arguments) for arguments in calls[0]]}
         except BaseException as error:
             answer = {"error": type(error).__name__}
         body = encode(answer).encode()

@@ -164,9 +164,16 @@ def settle(jobs: Sequence[Job], subjects: Subjects) -> list[Job]:
 
     Served plainly, `guarded` is weights in hand.
     """
-    return list(
-        dict.fromkeys(msgspec.structs.replace(job, setting=_plain(job.setting, subjects)) for job in jobs)
-    )
+    plain = (msgspec.structs.replace(job, setting=_plain(job.setting, subjects)) for job in jobs)
+    names = [*subjects.members, *subjects.loaded.family.references]
+    threats = list(ThreatModel)
+
+    def place(job: Job) -> tuple[int, str, int, str, str]:
+        at = job.setting
+        rung = "" if at.rung is None else at.rung.label
+        return names.index(at.member), at.variant, threats.index(at.threat), rung, job.suite
+
+    return sorted(dict.fromkeys(plain), key=place)
 
 
 def _plain(setting: Setting, subjects: Subjects) -> Setting:

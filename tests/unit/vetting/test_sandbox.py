@@ -101,7 +101,7 @@ async def test_no_way_leads_out(sandbox: CodeSandbox, way: str, tmp_path: Path) 
 
 
 async def test_a_fork_bomb_makes_no_process(sandbox: CodeSandbox) -> None:
-    code = "import os\ndef f():\n    n = 0\n    for _ in range(1000):\n        try:\n            os.fork(); n += 1\n        except OSError: pass\n    return n"
+    code = "import os\ndef f():\n    n = 0\n    for _ in range(1000):\n        try:\n            os.fork(); n += 1\n        except OSError: pass\n    return n"  # noqa: E501 - a pattern or a table is read in one piece
     value, error = await outcome(sandbox, code)
     assert value == 0 or error == "PermissionError"
 
@@ -145,7 +145,7 @@ async def test_what_one_case_changes_the_next_does_not_see(sandbox: CodeSandbox)
 
 
 async def test_the_ordinary_modules_can_be_imported(sandbox: CodeSandbox) -> None:
-    code = "import math, re, collections, itertools, heapq, json\nfrom functools import reduce\ndef f(): return math.gcd(4, 6)"
+    code = "import math, re, collections, itertools, heapq, json\nfrom functools import reduce\ndef f(): return math.gcd(4, 6)"  # noqa: E501 - a pattern or a table is read in one piece
     assert (await outcome(sandbox, code))[0] == 2
 
 
