@@ -17,7 +17,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 SCHEMAS = {  # file of ours → module and type that reads it
     "family": ("dutchdoor.family.manifest", "Family"),
     "policy": ("dutchdoor.policy.rules", "Policy"),
-    "routes": ("dutchdoor.gateway.routes", "Routes"),
+    "routes": ("dutchdoor.gateway.routes", "RoutesFile"),
     "guard": ("dutchdoor.engines.guard", "GuardFile"),
 }
 

@@ -370,6 +370,49 @@ def test_members_of_a_family_are_compared_as_they_are_served(models: Path, url: 
     assert "has no member 'nobody'" in err
 
 
+POLICY = """\
+kind: dutchdoor/policy@1
+id: size
+effective: 2026-11-01
+suites: {}
+rules:
+  - {id: small, gates: download, measure: parameters, at_most: 1e9, because: it is only a test}
+"""
+
+
+def test_a_bundle_is_verified_and_brings_its_licence_and_price(
+    models: Path, url: str, tmp_path: Path
+) -> None:
+    text = (
+        FAMILY.split("  - name: tiny-guarded")[0].replace("MODELS", str(models)) + "policies: [policy.yaml]\n"
+    )
+    (tmp_path / "family.yaml").write_text(text)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    packed = dutchdoor("pack", "family.yaml", "--out", "dist", cwd=tmp_path)
+    assert packed.returncode == 0, packed.stdout + packed.stderr
+    bundle = tmp_path / "dist" / "tiny-s"
+    store = {"DUTCHDOOR_STORE": str(tmp_path / "store")}
+    arguments = (bundle, f"{url}#good", "--max-tokens", "4", "--seconds", "5")
+    out, _ = compare(*arguments, "--format", "json", cwd=tmp_path, code=0, **store)
+    a = json.loads(out)["a"]
+    assert (a["kind"], a["name"], a["license"], a["license_source"]) == (
+        "bundle",
+        "tiny-s",
+        "Apache-2.0",
+        "its dossier",
+    )
+    assert a["price"] == {"input_pico_usd": 500_000, "output_pico_usd": 1_500_000, "source": "offer"}
+    assert a["cost"]["per_thousand_nano_usd"] > 0
+    assert a["notes"] == []
+    elsewhere = {**store, "DUTCHDOOR_CONFIG": str(tmp_path / "somebody-else")}
+    out, _ = compare(*arguments, cwd=tmp_path, code=0, **elsewhere)
+    assert "A: the bundle holds together, but nobody you trust signed it" in out
+    with (bundle / "config.json").open("a") as file:
+        file.write(" ")
+    _, err = compare(*arguments, cwd=tmp_path, code=1, **store)
+    assert "is not what its dossier says: config.json: changed" in err
+
+
 def test_a_real_instruct_model_against_a_url(url: str, tmp_path: Path) -> None:
     arguments = (smollm2(), f"{url}#good", "--max-tokens", "2", "--seconds", "1", "--streams", "1")
     found = report(*arguments, cwd=tmp_path, code=0)

@@ -176,10 +176,5 @@ def markdown(report: Comparison, *, answers: int = 3) -> str:
 
 
 def _cell(value: str) -> str:
-    return (
-        value.replace("\\", "\\\\")
-        .replace("|", "\\|")
-        .replace("<", "&lt;")
-        .replace("\n", " ")
-        .replace(UNBROKEN, " ")
-    )
+    escaped = value.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return escaped.replace("\n", " ").replace(UNBROKEN, " ")
