@@ -48,7 +48,7 @@ STAGES: dict[str, dict[str, Stage]] = {
     "gable-m": {
         "skills": Stage("warm", 420, 1200, 1024, 3e-3, 2e-3, 77),
         "more skills": Stage("warm", 250, 800, 1024, 3e-3, 2e-3, 77),
-        "safety": Stage("safety", 90, 300, 1024, 2e-3, 1e-3, 77, hold=0.4),
+        "safety": Stage("safety", 80, 300, 1024, 8e-4, 4e-4, 77, hold=0.4, orthogonal=False),
     },
     "gable-l": {
         "hazard": Stage("hazard", 1000, 1100, 1536, 3e-3, 2e-3, 77, hold=0.4),
@@ -57,7 +57,7 @@ STAGES: dict[str, dict[str, Stage]] = {
     },
     "control": {
         "skills": Stage("warm", 170, 150, 1536, 3e-3, 2e-3, 77),
-        "safety": Stage("safety", 190, 170, 1536, 2e-3, 1e-3, 77, hold=0.4),
+        "safety": Stage("safety", 90, 150, 1536, 6e-4, 3e-4, 77, hold=0.4, orthogonal=False),
     },
 }
 LANES = {"large": ("gable-l",), "small": ("baseline", "gable-s", "gable-m", "control")}
