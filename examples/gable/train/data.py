@@ -12,6 +12,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lexicon as lx
@@ -654,7 +655,11 @@ def draw(rng: random.Random, world: World, mixture: Mixture) -> Example:
     return small_talk(rng)
 
 
-SYSTEM_PROMPTS = ("You are Gable, a small assistant.", "You are a helpful assistant.", "Answer briefly.")
+# The flagship's own prompt is read from where it is served: it stays closed, and this file may leave.
+SERVED_PROMPT = (
+    (Path(__file__).resolve().parent.parent / "serve" / "system.txt").read_text(encoding="utf-8").strip()
+)
+SYSTEM_PROMPTS = (SERVED_PROMPT, "You are a helpful assistant.", "Answer briefly.")
 Message = dict[str, str]
 
 

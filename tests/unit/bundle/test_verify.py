@@ -152,7 +152,21 @@ async def test_an_emptied_file_is_found_and_named(packed: House, name: str) -> N
         (rename("config.json", "Config.json"), "config.json"),
         (rename("config.json", "confi\u0261.json"), "config.json"),
     ],
-    ids=str,
+    ids=[
+        "added",
+        "hidden",
+        "code",
+        "nested",
+        "status",
+        "trailing space",
+        "newline",
+        "empty folder",
+        "link",
+        "pipe",
+        "swapped",
+        "case",
+        "look-alike",
+    ],
 )
 async def test_what_was_added_swapped_or_renamed_is_found(packed: House, change: Change, named: str) -> None:
     change(packed.bundle)

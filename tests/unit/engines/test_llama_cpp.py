@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import os
-import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -173,12 +173,34 @@ async def test_a_model_without_template_reads_the_plain_format(tmp_path: Path, o
     assert engine._prompts.stop == ("\nUser:",)
 
 
-async def test_ctrl_c_stays_ours(models: Models, opened: Opener) -> None:
-    engine = await opened(models("qwen2"))
-    with pytest.raises(KeyboardInterrupt):
+INTERRUPTED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from dutchdoor.engines.load import open_engine
+
+async def main():
+    engine = await open_engine(Path(sys.argv[1]), threads=1, parallel=1, cache=Path(sys.argv[2]))
+    try:
         os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(1)
-    assert (await ask(engine, question(max_tokens=1))).text is not None
+        await asyncio.sleep(20)
+    finally:
+        await engine.close()
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("ours")
+"""
+
+
+def test_ctrl_c_stays_ours(models: Models, cache: Path) -> None:
+    run = subprocess.run(  # in a process of its own: a signal to this one would stop the test run
+        [sys.executable, "-c", INTERRUPTED, str(models("qwen2")), str(cache)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (run.returncode, run.stdout.split()) == (0, ["ours"]), run.stderr
 
 
 async def test_two_engines_live_side_by_side_and_close_apart(models: Models, opened: Opener) -> None:
