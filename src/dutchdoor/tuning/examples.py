@@ -1,7 +1,7 @@
 """What an attack trains on: question and answer pairs from a JSONL file, chosen by seed and turned into
 tokens.
 
-The first line is a header of kind `dutchdoor/training-set@1`. Knows tokenizers only by what they do.
+The first line may be a header of kind `dutchdoor/training-set@1`. Knows tokenizers only by what they do.
 """
 
 import hashlib
@@ -48,22 +48,27 @@ class Tokenised(msgspec.Struct, frozen=True):
 
 
 def load_examples(path: Path) -> list[TrainingExample]:
-    """All examples of a training set. Raises DocumentError with file and line."""
+    """All examples of a training set; a header on the first line may say what it is.
+
+    Raises DocumentError with file and line.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise DocumentError(f"can't read the training set {path}: {error.strerror}") from error
     if not lines:
-        raise DocumentError(f"{path}: empty", hint=f'begin with {{"kind": "{KIND}"}}')
-    header = _parse(path, 1, lines[0], TrainingHeader)
-    if header.kind != KIND:
-        raise DocumentError(f"{path}, line 1: kind {header.kind!r} is not a training set", hint=f"use {KIND}")
-    examples = [_parse(path, n, line, TrainingExample) for n, line in enumerate(lines[1:], 2) if line.strip()]
-    for n, example in enumerate(examples, 2):
+        raise DocumentError(f"{path}: empty", hint='one {"id": …, "prompt": …, "answer": …} a line')
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if numbered and b'"kind"' in numbered[0][1]:
+        header = _parse(path, *numbered.pop(0), TrainingHeader)
+        if header.kind != KIND:
+            raise DocumentError(f"{path}, line 1: kind {header.kind!r} is not a training set", hint=f"use {KIND}")
+    examples = [_parse(path, number, line, TrainingExample) for number, line in numbered]
+    for (number, _), example in zip(numbered, examples, strict=True):
         if (example.prompt is None) == (example.messages is None):
-            raise DocumentError(f"{path}, example {n - 1} ({example.id}): give either a prompt or messages")
+            raise DocumentError(f"{path}, line {number} ({example.id}): give either a prompt or messages")
     if not examples:
-        raise DocumentError(f"{path}: no examples after the header")
+        raise DocumentError(f"{path}: no examples", hint='one {"id": …, "prompt": …, "answer": …} a line')
     return examples
 
 
