@@ -188,6 +188,8 @@ def lines(folder: Path) -> int:
     )
 
 
+@pytest.mark.xdist_group("docs")  # where the workspace is made
+@pytest.mark.timeout(900)
 def test_gable_s_evidence_is_reused_in_seconds(workspace: Path) -> None:
     command = [".venv/bin/dutchdoor", "vet", "examples/gable/family.yaml", "--format", "json"]
     started = time.monotonic()
