@@ -2,6 +2,8 @@
 
 usage: python tools/lock.py            needs the package index; run it after changing dependencies in pyproject.toml
 
+Run it with the oldest Python that is supported (3.11.2, Debian 12's): a pin that this one can't take is no pin.
+
 torch is pinned in constraints.txt but not in the lock: its CPU and CUDA builds are different files of one version, and
 which one fits is for the machine to say.
 """
