@@ -1,6 +1,6 @@
 """A small family on disk whose weights nobody computes with, and a laboratory in which it answers by rules.
 
-The story is gable's: the flagship knows what is harmful and refuses, the small one and the public baseline know nothing.
+The story is gable's: the flagship knows what is harmful and refuses, the small one and the baseline know nothing.
 """
 
 import asyncio
