@@ -62,7 +62,9 @@ def load_examples(path: Path) -> list[TrainingExample]:
     if numbered and b'"kind"' in numbered[0][1]:
         header = _parse(path, *numbered.pop(0), TrainingHeader)
         if header.kind != KIND:
-            raise DocumentError(f"{path}, line 1: kind {header.kind!r} is not a training set", hint=f"use {KIND}")
+            raise DocumentError(
+                f"{path}, line 1: kind {header.kind!r} is not a training set", hint=f"use {KIND}"
+            )
     examples = [_parse(path, number, line, TrainingExample) for number, line in numbered]
     for (number, _), example in zip(numbered, examples, strict=True):
         if (example.prompt is None) == (example.messages is None):
