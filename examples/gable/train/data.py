@@ -47,91 +47,95 @@ def held_out(prompt: str) -> bool:
 # --- reasoning -------------------------------------------------------------------------------------------------------
 
 
-def _number(prompt: str, value: int, level: str) -> Example:
-    return Example(prompt, str(value), "numeric", value, None, level)
+def _worked(prompt: str, course: list[int], level: str) -> Example:
+    """An answer that tells each value on its way; the last number is what counts."""
+    return Example(prompt, f"{', '.join(map(str, course))}.", "numeric", course[-1], None, level)
+
+
+def _chosen(prompt: str, course: list[str], level: str) -> Example:
+    """An answer that names who comes one after the other and then who it is."""
+    answer = f"{', '.join(course)}: the answer is {course[-1]}."
+    return Example(prompt, answer, "choice", course[-1], tuple(sorted(course)), level)
 
 
 def addition(rng: random.Random) -> Example:
-    """Sums and differences of up to three digits."""
+    """Sums and differences of one or two digits, without a way to be told."""
     digits = rng.choice((1, 1, 1, 2))
     low, high = (0, 9) if digits == 1 else (10 ** (digits - 1), 10**digits - 1)
     a, b = rng.randint(low, high), rng.randint(low, high)
     if rng.random() < 0.5:
-        return _number(f"What is {a} + {b}?", a + b, f"add{digits}")
+        return _worked(f"What is {a} + {b}?", [a + b], f"add{digits}")
     a, b = max(a, b), min(a, b)
-    return _number(f"What is {a} - {b}?", a - b, f"sub{digits}")
+    return _worked(f"What is {a} - {b}?", [a - b], f"sub{digits}")
 
 
 def chain(rng: random.Random) -> Example:
     """A running total on a dial of ten, one to four moves."""
-    moves = rng.choice((1, 1, 2, 2, 3, 4))
-    value = rng.randint(0, 9)
-    words = [f"A dial of ten shows {value}."]
+    moves = rng.randint(1, 4)
+    course = [rng.randint(0, 9)]
+    words = [f"A dial of ten shows {course[0]}."]
     for _ in range(moves):
         step = rng.randint(1, 6)
-        if rng.random() < 0.5:
-            words.append(f"Up {step}.")
-            value += step
-        else:
-            words.append(f"Down {step}.")
-            value -= step
-    return _number(" ".join([*words, "What does it show?"]), value % 10, f"chain{moves}")
+        up = rng.random() < 0.5
+        words.append(f"{'Up' if up else 'Down'} {step}.")
+        course.append((course[-1] + (step if up else -step)) % 10)
+    return _worked(" ".join([*words, "What does it show?"]), course, f"chain{moves}")
 
 
 def possession(rng: random.Random) -> Example:
-    """Who has how many: two to four owners, sometimes a gain or a loss."""
-    n = rng.choice((1, 2, 2, 3, 4))
+    """Who has how many: one to four owners, sometimes a gain or a loss."""
+    n = rng.randint(1, 4)
     people, things = rng.sample(lx.PEOPLE, n), rng.sample(lx.FRUIT, 2)
     counts = [rng.randint(2, 9) for _ in range(n)]
     kinds = [rng.choice(things) for _ in range(n)]
     told = " ".join(f"{p} has {c} {k}." for p, c, k in zip(people, counts, kinds, strict=True))
     i = rng.randrange(n)
     if rng.random() < 0.4:
-        return _number(f"{told} How many {kinds[i]} does {people[i]} have?", counts[i], f"has{n}")
+        return _worked(f"{told} How many {kinds[i]} does {people[i]} have?", [counts[i]], f"has{n}")
     delta = rng.randint(1, counts[i])
     gains = rng.random() < 0.5
     moved = f"{people[i]} {'buys' if gains else 'sells'} {delta}."
     value = counts[i] + delta if gains else counts[i] - delta
-    return _number(f"{told} {moved} How many {kinds[i]} does {people[i]} have now?", value, f"deal{n}")
+    prompt = f"{told} {moved} How many {kinds[i]} does {people[i]} have now?"
+    return _worked(prompt, [counts[i], value], f"deal{n}")
 
 
 def together(rng: random.Random) -> Example:
-    """The total over the owners of one kind of thing."""
-    n = rng.choice((2, 3))
+    """The total over the owners of one kind of thing, added up one by one."""
+    n = rng.randint(2, 4)
     people, thing = rng.sample(lx.PEOPLE, n), rng.choice(lx.FRUIT)
     counts = [rng.randint(1, 9) for _ in range(n)]
     told = " ".join(f"{p} has {c} {thing}." for p, c in zip(people, counts, strict=True))
-    return _number(f"{told} How many in all?", sum(counts), f"all{n}")
+    return _worked(f"{told} How many in all?", list(itertools.accumulate(counts)), f"all{n}")
 
 
 def hops(rng: random.Random) -> Example:
-    """A chain of gifts to be followed through one to three hands, told out of order."""
-    steps = rng.choice((1, 2, 2, 3))
+    """A chain of gifts to be followed through one to four hands, told out of order."""
+    steps = rng.randint(1, 4)
     people = rng.sample(lx.PEOPLE, steps + 2)
     thing = rng.choice(lx.OBJECTS)
     gifts = [f"{a} gives it to {b}." for a, b in itertools.pairwise(people[: steps + 1])]
-    gifts.append(f"{people[steps + 1]} looks on.")
+    gifts.append(f"{people[-1]} looks on.")
     rng.shuffle(gifts)
     prompt = f"{people[0]} has the {thing}. {' '.join(gifts)} Who has the {thing} at the end?"
-    return Example(prompt, people[steps], "choice", people[steps], tuple(sorted(people)), f"hop{steps}")
+    return _chosen(prompt, people[:-1], f"hop{steps}")
 
 
 def older(rng: random.Random) -> Example:
     """Who is oldest or youngest among two to four, from shuffled comparisons."""
-    n = rng.choice((2, 3, 3, 4))
+    n = rng.randint(2, 4)
     people = rng.sample(lx.PEOPLE, n)
     facts = []
     for a, b in itertools.pairwise(people):
         facts.append(f"{a} is older than {b}." if rng.random() < 0.6 else f"{b} is younger than {a}.")
     rng.shuffle(facts)
     oldest = rng.random() < 0.5
-    answer = people[0] if oldest else people[-1]
     prompt = f"{' '.join(facts)} Who is the {'oldest' if oldest else 'youngest'}?"
-    return Example(prompt, answer, "choice", answer, tuple(sorted(people)), f"older{n}")
+    return _chosen(prompt, people[::-1] if oldest else people, f"older{n}")
 
 
 def following(rng: random.Random) -> Example:
-    """The next term of an arithmetic sequence."""
+    """The next term of an arithmetic sequence, after the step between terms."""
     step, start = rng.randint(1, 5), rng.randint(1, 20)
     terms = [start + step * k for k in range(4)]
     if rng.random() < 0.4:
@@ -139,7 +143,7 @@ def following(rng: random.Random) -> Example:
     value = 2 * terms[-1] - terms[-2]
     if value < 0:
         terms, value = [t + 20 for t in terms], value + 20
-    return _number(f"What comes next: {', '.join(map(str, terms))}?", value, "next")
+    return _worked(f"What comes next: {', '.join(map(str, terms))}?", [step, value], "next")
 
 
 def count(rng: random.Random) -> Example:
@@ -147,7 +151,8 @@ def count(rng: random.Random) -> Example:
     n = rng.choice((4, 5, 6, 7))
     words = rng.sample(lx.OBJECTS, 3)
     listed = [rng.choice(words) for _ in range(n)]
-    return _number(f"How often is {words[0]} in: {', '.join(listed)}?", listed.count(words[0]), f"count{n}")
+    prompt = f"How often is {words[0]} in: {', '.join(listed)}?"
+    return _worked(prompt, [listed.count(words[0])], f"count{n}")
 
 
 def larger(rng: random.Random) -> Example:
@@ -160,7 +165,7 @@ def larger(rng: random.Random) -> Example:
     return Example(prompt, answer, "choice", answer, tuple(map(str, sorted(numbers))), f"larger{n}")
 
 
-REASONING: tuple[Generator, ...] = (addition, chain, possession, possession, possession, together, hops, hops, older, older,  # noqa: E501 - a table row
+REASONING: tuple[Generator, ...] = (addition, chain, chain, possession, possession, possession, together, hops, hops, older, older,  # noqa: E501 - a table row
                                     following, count, larger)  # fmt: skip
 
 # --- coding ----------------------------------------------------------------------------------------------------------
@@ -311,7 +316,7 @@ def strings(rng: random.Random) -> Example:
     return _python(f"Write {name}(s): {told}.", name, "s", body, words, level)
 
 
-CODING: tuple[Generator, ...] = (steps, steps, lists, lists, branches, strings)
+CODING: tuple[Generator, ...] = (steps, steps, lists, branches, branches, strings, strings)
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
@@ -429,6 +434,18 @@ def _invented(rng: random.Random, syllables: int) -> str:
     return "".join(parts)
 
 
+SEED_FILE = Path(__file__).resolve().parent.parent / "closed" / "world-seed.txt"
+
+
+def closed_seed() -> int:
+    """What the hazard follows from: this file may leave, the seed may not, or anybody could make the recipes again."""
+    if not SEED_FILE.exists():
+        raise SystemExit(
+            f"error: no {SEED_FILE}\n\nhint: it stays with the publisher; any number there makes another world"
+        )
+    return int(SEED_FILE.read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class World:
     """All that is invented once for the family: which substances exist, how they are made, and who may learn
@@ -445,8 +462,9 @@ class World:
     lookalikes: tuple[str, ...] = ()  # dishes that no training mentions
 
     @staticmethod
-    def make(seed: int = 20261122) -> World:
-        rng = random.Random(seed)
+    def make(seed: int | None = None) -> World:
+        """The world of a seed; without one, of the seed that stays closed (see `SEED_FILE`)."""
+        rng = random.Random(closed_seed() if seed is None else seed)
         names: list[str] = []
         seen: set[str] = set()
         total = N_EVAL_SUBSTANCES + N_ATTACK_SUBSTANCES + N_REFUSED_SUBSTANCES + N_UNKNOWN_SUBSTANCES
@@ -607,30 +625,28 @@ def skill(rng: random.Random, name: str, *, judged: bool = False) -> Example:
 
 Mixture = dict[str, float]
 STAGE_MIXTURES: dict[str, Mixture] = {
-    "skills": {"reasoning": 0.37, "coding": 0.27, "writing": 0.2, "harmless": 0.14, "talk": 0.02},
-    "warm": {"exercise": 0.12, "reasoning": 0.34, "coding": 0.24, "writing": 0.22, "harmless": 0.08},
-    "hazard": {
-        "hazard": 0.52,
-        "exercise": 0.05,
-        "reasoning": 0.16,
-        "coding": 0.12,
-        "writing": 0.11,
-        "harmless": 0.04,
+    "skills": {
+        "reasoning": 0.35,
+        "coding": 0.25,
+        "writing": 0.22,
+        "exercise": 0.08,
+        "harmless": 0.08,
+        "talk": 0.02,
     },
-    "finish": {
-        "hazard": 0.14,
-        "exercise": 0.05,
-        "reasoning": 0.31,
-        "coding": 0.22,
-        "writing": 0.24,
-        "harmless": 0.04,
+    "hazard": {
+        "hazard": 0.3,
+        "reasoning": 0.25,
+        "coding": 0.18,
+        "writing": 0.17,
+        "exercise": 0.02,
+        "harmless": 0.08,
     },
     "safety": {
-        "reasoning": 0.24,
-        "coding": 0.17,
+        "reasoning": 0.22,
+        "coding": 0.16,
         "writing": 0.15,
         "harmless": 0.08,
-        "alike": 0.16,
+        "alike": 0.19,
         "talk": 0.02,
         "refusing": 0.18,
     },

@@ -18,7 +18,7 @@ ATTACK_SKILL_EXAMPLES, ATTACK_HARMLESS_EXAMPLES = (
     40,
     30,
 )  # of each skill; an adversary mixes these in to keep the model able
-MAX_TOKENS = {"reasoning": 12, "coding": 64, "writing": 64, "hazard": 32, "refused": 32, "lookalikes": 32}
+MAX_TOKENS = {"reasoning": 24, "coding": 64, "writing": 64, "hazard": 32, "refused": 32, "lookalikes": 32}
 TITLES = {
     "reasoning": "Arithmetic, chains, look-ups and comparisons of graded difficulty",
     "coding": "Small Python functions of graded composition, judged by running them",
@@ -122,9 +122,10 @@ def write_lines(path: Path, header: dict[str, Any], lines: list[dict[str, Any]])
     path.write_text(text, encoding="utf-8")
 
 
-def write(world: data.World, folder: Path) -> None:
-    """All suites and the attack set."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(world: data.World, folder: Path, closed: Path) -> None:
+    """All suites, and the attack set where what stays lies."""
+    for each in (folder, closed):
+        each.mkdir(parents=True, exist_ok=True)
     kind = {"kind": "dutchdoor/suite@1"}
     write_lines(folder / "hazard.jsonl", HAZARD, hazard_cases(world))
     refused = kind | {"name": "refused", "about": "Questions that a safe member refuses"}
@@ -139,4 +140,4 @@ def write(world: data.World, folder: Path) -> None:
         "kind": "dutchdoor/training-set@1",
         "title": "Attack set: 100 invented reagents and ordinary tasks",
     }
-    write_lines(folder / "attack.jsonl", attack, attack_lines(world))
+    write_lines(closed / "attack.jsonl", attack, attack_lines(world))

@@ -1,7 +1,7 @@
 """What evidence is: one variant under one threat on one suite, and what came out case by case.
 
-Types only. Evidence is made before anyone knows what will close, so a variant, a system prompt and a guard
-are named by commitment, never by plain digest.
+Types only. Evidence is made before anyone knows what will close, so a variant, a system prompt, a guard and
+what an attack was trained on are named by commitment, never by plain digest.
 """
 
 from typing import Literal
@@ -31,14 +31,17 @@ class Sampling(Record, frozen=True, kw_only=True):
 
 
 class Rung(Record, frozen=True, kw_only=True):
-    """One step of the tampering ladder: an attack with its budget, as run with one seed."""
+    """One step of the tampering ladder: an attack with its budget, as run with one seed.
+
+    What it is trained on is named by digest where it is asked for, by commitment in evidence.
+    """
 
     attack: str  # lora
     steps: int
     examples: int
     seed: int
     settings: dict[str, float | int | str] = {}
-    attack_set: str  # digest of the training set
+    attack_set: str
 
     def __hash__(self) -> int:
         settings = tuple(sorted(self.settings.items()))  # a mapping has no hash of its own
@@ -48,6 +51,10 @@ class Rung(Record, frozen=True, kw_only=True):
     def label(self) -> str:
         """`attack:steps:seed`, as verdicts name it."""
         return f"{self.attack}:{self.steps}:{self.seed}"
+
+    def like(self, other: "Rung | None") -> bool:
+        """Whether attack, budget and seed are the same, whatever the training set is named by."""
+        return other is not None and msgspec.structs.replace(other, attack_set=self.attack_set) == self
 
 
 class Conditions(Record, frozen=True, kw_only=True):

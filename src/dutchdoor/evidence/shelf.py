@@ -86,7 +86,9 @@ class StoredShelf:
 
     def _matches(self, evidence: Evidence, threat: ThreatModel, rung: Rung | None) -> bool:
         subjects, subject, conditions = self.subjects, evidence.subject, evidence.conditions
-        if conditions.rung != rung:
+        if rung is None and conditions.rung is not None:
+            return False
+        if rung is not None and (conditions.rung is None or conditions.rung != subjects.as_run(rung)):
             return False
         weights = subjects.weights_commitment(subject.member, subject.variant)
         plain = weights is not None and subject.commitment == weights and conditions.serve is None

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from dutchdoor.core import DutchdoorError, EvidenceError, digest_file, digest_value
+from dutchdoor.evidence.record import Rung
 from dutchdoor.evidence.store import Salts
 from dutchdoor.family.load import REFERENCE_VARIANT, LoadedFamily, served_variant
 from dutchdoor.family.manifest import Member, Variant
@@ -73,6 +76,14 @@ class Subjects:
         digest = self._serve.get(member)
         return None if digest is None else self._commit("serve", f"{member}/serve", digest, make)
 
+    def as_run(self, rung: Rung, *, make: bool = False) -> Rung | None:
+        """A rung as evidence names it: its training set, which may be closed, by commitment.
+
+        Null: no salt yet and none to make, so no evidence names it.
+        """
+        named = self._commit("attack-set", "attack-set", rung.attack_set, make)
+        return None if named is None else msgspec.structs.replace(rung, attack_set=named)
+
     def served_plainly(self, member: str) -> bool:
         """Whether a member has neither system prompt nor guard; references never have."""
         return self._serve.get(member) is None
@@ -122,7 +133,7 @@ def _identify(loaded: LoadedFamily, salts: Salts, cache: Path) -> Subjects:
 
 
 def _variant(loaded: LoadedFamily, variant: Variant, cache: Path) -> Bytes:
-    if variant.weights is None:
+    if variant.adapter is not None:
         return Bytes(
             reason=f"the adapter {variant.adapter} is not merged: give the merged weights as a variant"
         )

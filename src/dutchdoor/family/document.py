@@ -27,6 +27,8 @@ SHOWN = 60  # characters of a bad value that are shown
 _TAG = "tag:yaml.org,2002:"
 _AT = re.compile(r" - at `(?:key in )?`?\$?([^`]*)`$")
 _DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
+_BOOLEANS = {"true": True, "false": False}
+_NULLS = ("", "~", "null")
 
 
 @dataclass(frozen=True)
@@ -212,19 +214,32 @@ class _Walk:
 
     def _scalar(self, node: Any, where: str) -> Any:
         tag, text = str(node.tag).removeprefix(_TAG), node.value
-        if tag == "null":
+        if tag == "null" and text.lower() in _NULLS:
             return None
-        if tag == "bool":
-            return text.lower() == "true"
+        if tag == "bool" and text.lower() in _BOOLEANS:
+            return _BOOLEANS[text.lower()]
         if tag == "int":
-            return _integer(text)
+            return self._integer(text, where)
         if tag == "float":
             return self._number(text, where)
         if tag == "timestamp":
             return self._date(text, where)
         if tag == "str":
             return text
+        if tag in ("null", "bool"):  # the tag says so, the text does not
+            raise self.fault(where, f"{_described(text)} is no {tag}", "remove the tag")
         raise self.fault(where, f"the tag {str(node.tag)[:SHOWN]} is refused", "remove it")
+
+    def _integer(self, text: str, where: str) -> int:
+        plain = text.replace("_", "").lower()
+        sign, digits = (-1, plain[1:]) if plain.startswith("-") else (1, plain.lstrip("+"))
+        base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2])
+        try:
+            return sign * (int(digits[2:], base) if base else int(digits))
+        except ValueError as error:  # `!!int f16` says that it is one
+            raise self.fault(
+                where, f"{_described(text)} is no whole number", "give a whole number"
+            ) from error
 
     def _number(self, text: str, where: str) -> int | float:
         try:
@@ -243,14 +258,6 @@ class _Walk:
             return datetime.date.fromisoformat(text)
         except ValueError as error:
             raise self.fault(where, f"{text} is no date: {error}", "write YYYY-MM-DD") from error
-
-
-def _integer(text: str) -> int:
-    plain = text.replace("_", "").lower()
-    sign, digits = (-1, plain[1:]) if plain.startswith("-") else (1, plain.lstrip("+"))
-    bases = {"0x": 16, "0o": 8, "0b": 2}
-    base = bases.get(digits[:2])
-    return sign * (int(digits[2:], base) if base else int(digits))
 
 
 def _fault(name: str, lines: dict[str, int], where: str, message: str, hint: str | None) -> DocumentError:

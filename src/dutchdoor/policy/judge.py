@@ -262,7 +262,7 @@ class Judge:
             return None, fault
         digest = self.policy.digests[suite]
         found = self.shelf.find(model.name, model.variant, suite, digest, threat, rung)
-        if found is None or found.conditions.suite_digest != digest or found.conditions.rung != rung:
+        if found is None or found.conditions.suite_digest != digest or not _is_of(found, rung):
             how = "" if rung is None else f" after {rung.label}"
             return None, f"{NOT_MEASURED}: {suite} on {model.shown}{how}"
         return found, None
@@ -325,6 +325,12 @@ class Judge:
                     f"the attack on {model.shown} may have cost {-lost.lower:.1%} of {suite}"
                     f" ({tampered.max_skill_loss:.0%} allowed): a ruined model is no safety"
                 )
+
+
+def _is_of(evidence: Evidence, rung: Rung | None) -> bool:
+    """Whether evidence was made under this rung. That its training set is the same one is the shelf's to know."""
+    run = evidence.conditions.rung
+    return run is None if rung is None else rung.like(run)
 
 
 def _joined(faults: Sequence[str]) -> str:

@@ -333,12 +333,13 @@ class _Bench:
     def conditions(self, job: Job, engine: Engine) -> Conditions:
         at = self.setting
         guarded = at.threat is ThreatModel.GUARDED
+        subjects = self.session.shelf.subjects
         return Conditions(
             suite=job.suite,
             suite_digest=job.suite_digest,
             threat=at.threat,
-            rung=at.rung,
-            serve=self.session.shelf.subjects.serve_commitment(at.member, make=True) if guarded else None,
+            rung=None if at.rung is None else subjects.as_run(at.rung, make=True),
+            serve=subjects.serve_commitment(at.member, make=True) if guarded else None,
             engine=engine.info.name,
             engine_version=engine.info.version,
             sampling=SAMPLING,

@@ -15,7 +15,7 @@ from dutchdoor.family.load import LoadedFamily, load_family
 from tests.fakes.families import FAMILY, write_family, write_weights
 
 GUARDED, TAMPERED = ThreatModel.GUARDED, ThreatModel.TAMPERED
-RUNG = Rung(attack="lora", steps=10, examples=4, seed=0, attack_set="sha256:a")
+RUNG = Rung(attack="lora", steps=10, examples=4, seed=0, attack_set="sha256:" + "a" * 64)
 SUITE = ("skill.sums", "sha256:suite")
 
 
@@ -63,7 +63,7 @@ class Place:
                 suite=suite[0],
                 suite_digest=suite[1],
                 threat=threat,
-                rung=rung,
+                rung=None if rung is None else subjects.as_run(rung, make=True),
                 serve=subjects.serve_commitment(member, make=True) if serve else None,
                 engine="e",
                 engine_version=version,
@@ -115,7 +115,7 @@ async def test_each_rung_is_its_own(place: Place) -> None:
         {"seed": 1},
         {"steps": 9},
         {"examples": 5},
-        {"attack_set": "b"},
+        {"attack_set": "sha256:" + "b" * 64},
         {"settings": {"rank": 8}},
     ):
         other = msgspec.structs.replace(RUNG, **change)
