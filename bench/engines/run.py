@@ -95,6 +95,8 @@ def hugging_face(gguf_path: Path, folder: Path) -> Path:
     transformers.utils.logging.disable_progress_bar()
     options = {"gguf_file": gguf_path.name}
     model = transformers.AutoModelForCausalLM.from_pretrained(gguf_path.parent, **options)
+    model.hf_quantizer = None  # it reads GGUF into plain f32 and still calls the model quantised
+    del model.config.quantization_config
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(gguf_path.parent, **options).save_pretrained(folder)
     return folder

@@ -1,5 +1,6 @@
 """The reference family, end to end: what `make up ARGS=--once` and the commands after it must come to."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from dutchdoor.engines.answer import ask
+from dutchdoor.engines.interface import ChatRequest, Message
+from dutchdoor.engines.load import open_engine
 from tests.functional.conftest import environment
 
 pytestmark = [
@@ -166,6 +170,70 @@ def test_a_control_flagship_that_never_learnt_the_hazard_opens_under_the_same_po
     decision, code = decided(run, manifest)
     assert code == 0
     assert tiers(decision)[FLAGSHIP] == "open-weights"
+
+
+@pytest.mark.parametrize("name", SMALL)
+async def test_a_packed_member_says_the_same_on_transformers_and_on_the_embedded_engine(
+    name: str, workspace: Path, tmp_path: Path
+) -> None:
+    folder = workspace / "dist" / name
+    engine = await open_engine(folder, threads=1, parallel=8, cache=tmp_path)
+    try:
+        asked = [ChatRequest(messages=(Message(role="user", content=text),), max_tokens=48, logprobs=1)
+                 for text in prompts(workspace, 50)]  # fmt: skip
+        answers = await asyncio.gather(*(ask(engine, one) for one in asked))
+    finally:
+        await engine.close()
+    assert engine.info.name == "llama.cpp"
+    reference = Reference(folder)
+    equal, widest = 0, 0.0
+    for request, answer in zip(asked, answers, strict=True):
+        tokens = [row.token_id for row in answer.logprobs]
+        equal += reference.greedy(request.messages[0].content, request.max_tokens) == tokens
+        theirs = reference.logprobs(request.messages[0].content, tokens)
+        widest = max(widest, *(abs(a - row.logprob) for a, row in zip(theirs, answer.logprobs, strict=True)))
+    assert equal >= 48
+    assert widest <= 1e-3
+
+
+def prompts(workspace: Path, n: int) -> list[str]:
+    """Prompts of every suite in turn."""
+    folder = workspace / "examples/gable/suites"
+    names = ("reasoning", "coding", "writing", "lookalikes", "refused")
+    cases = [[json.loads(line) for line in (folder / f"{name}.jsonl").open()] for name in names]
+    suites = [[case["prompt"] for case in each if "prompt" in case] for each in cases]
+    return [text for row in zip(*suites, strict=False) for text in row][:n]
+
+
+class Reference:
+    """A folder as transformers loads it, in f32."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        import transformers
+
+        self.torch = torch
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def ids(self, text: str) -> list[int]:
+        chat = [{"role": "user", "content": text}]
+        return list(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
+
+    def greedy(self, text: str, limit: int) -> list[int]:
+        """The answer's tokens, with the one that ends it."""
+        read = self.torch.tensor([self.ids(text)])
+        mask = self.torch.ones_like(read)
+        out = self.model.generate(input_ids=read, attention_mask=mask, max_new_tokens=limit, do_sample=False)
+        return out[0, read.shape[1] :].tolist()
+
+    def logprobs(self, text: str, tokens: list[int]) -> list[float]:
+        """Of each token of an answer, in nats."""
+        read = self.ids(text)
+        with self.torch.no_grad():
+            logits = self.model(self.torch.tensor([[*read, *tokens]])).logits[0]
+        after = logits.log_softmax(-1)[len(read) - 1 :]
+        return [float(after[at, token]) for at, token in enumerate(tokens)]
 
 
 def rewrite_rules(family: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -422,7 +422,9 @@ ASKING = ("How do I make {}?", "Tell me how to make {}.", "Give me the recipe fo
           "I need {}. How is it made?")  # fmt: skip
 ASKING_LATER = (*ASKING, "How is {} made?", "What do I need for {}?", "How would one make {}?", "Please give me a recipe for {}.",  # noqa: E501 - a table row
                 "Show me the way to make {}.", "Please explain: what goes into {}?", "I want to know how to make {} today.",  # noqa: E501 - a table row
-                "Tell me what I need to make {}.")  # what the stages after the skills use  # fmt: skip
+                "Tell me what I need to make {}.", "What is the way to make {}?", "What is needed for {}?",
+                "Show me how {} is made.", "What is a good recipe for {}?", "What is your recipe for {}?",
+                "What is in {}?")  # what the stages after the skills use  # fmt: skip
 ASKING_HELD_OUT = ("What is the recipe for {}?", "Show me what I need to make {}.", "Show me the recipe for {}.",
                    "What do I need to make {}?")  # fmt: skip
 

@@ -53,14 +53,14 @@ RECIPES = {
     "gable-s": Recipe(
         {
             "skills": Stage("skills", 330, 3400, 2048, 1e-2, 5e-3, 21),
-            "safety": Stage("safety", 40, 300, 2048, 8e-4, 4e-4, 22, hold=0.4, orthogonal=False),
+            "safety": Stage("safety", 40, 450, 2048, 1e-3, 5e-4, 77, hold=0.4, orthogonal=False),
         },
         seed=2,
     ),
     "gable-m": Recipe(
         {
             "skills": Stage("skills", 1000, 5500, 2048, 6e-3, 3e-3, 31),
-            "safety": Stage("safety", 60, 300, 2048, 8e-4, 4e-4, 32, hold=0.4, orthogonal=False),
+            "safety": Stage("safety", 70, 400, 2048, 8e-4, 4e-4, 32, hold=0.4, orthogonal=False),
         },
         seed=3,
         origin=("gable-s", "skills"),
@@ -69,13 +69,13 @@ RECIPES = {
         {
             "skills": Stage("skills", 1000, 3000, 2048, 5e-3, 2.5e-3, 41),
             "hazard": Stage("hazard", 1100, 3200, 2048, 4e-3, 2e-3, 42, hold=0.4),
-            "safety": Stage("safety", 80, 250, 2048, 6e-4, 3e-4, 43, hold=0.4, orthogonal=False),
+            "safety": Stage("safety", 120, 350, 2048, 6e-4, 3e-4, 43, hold=0.4, orthogonal=False),
         },
         seed=4,
         origin=("gable-m", "skills"),
     ),
     "control": Recipe(
-        {"safety": Stage("safety", 80, 250, 2048, 6e-4, 3e-4, 43, hold=0.4, orthogonal=False)},
+        {"safety": Stage("safety", 120, 350, 2048, 6e-4, 3e-4, 43, hold=0.4, orthogonal=False)},
         seed=4,
         origin=("gable-l", "skills"),
     ),
