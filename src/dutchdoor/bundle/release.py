@@ -46,8 +46,11 @@ class NotedShelf:
             self.given[found.address] = found
         return found
 
-    def attested(self, member: str, variant: str, key: Path) -> datetime.date | None:
-        return self._shelf.attested(member, variant, key)
+    def attested(self, member: str, variant: str, key: Path) -> Evidence | None:
+        found = self._shelf.attested(member, variant, key)
+        if found is not None:
+            self.given[found.address] = found
+        return found
 
     def why_missing(self, member: str, variant: str) -> str | None:
         return self._shelf.why_missing(member, variant)

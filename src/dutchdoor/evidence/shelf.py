@@ -5,7 +5,6 @@ them; of several (other versions of the engine) the newest. Evidence about other
 another guard is simply not found. Structurally the `Shelf` that `dutchdoor.policy.decide` asks.
 """
 
-import datetime
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,21 +63,20 @@ class StoredShelf:
         ]
         return max(found, key=lambda evidence: (evidence.made_at, evidence.address), default=None)
 
-    def attested(self, member: str, variant: str, key: Path) -> datetime.date | None:
-        """The newest day of evidence on exactly these bytes that this public key signed; null when there is
-        none.
+    def attested(self, member: str, variant: str, key: Path) -> Evidence | None:
+        """The newest evidence on exactly these bytes that this public key signed; null when there is none.
 
         The key need not be trusted otherwise: the rule that names it says whose word counts.
         """
         weights = self.subjects.weights_commitment(member, variant)
         if weights is None or self._store is None:
             return None
-        days = [
-            datetime.datetime.fromisoformat(stored.evidence.made_at).astimezone(datetime.UTC).date()
+        found = [
+            stored.evidence
             for stored in self._store.read_all((read_public(key),)).evidence
             if stored.evidence.subject.commitment == weights
         ]
-        return max(days, default=None)
+        return max(found, key=lambda evidence: (evidence.made_at, evidence.address), default=None)
 
     def why_missing(self, member: str, variant: str) -> str | None:
         """Why there can be no evidence about a variant's weights here; null when there could."""

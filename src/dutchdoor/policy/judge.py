@@ -99,13 +99,14 @@ class Judge:
         if not key.is_file():
             return say(VerdictKind.INCONCLUSIVE, f"there is no key file {rule.attested_by}")
         try:
-            day = self.shelf.attested(model.name, model.variant, key)
+            newest = self.shelf.attested(model.name, model.variant, key)
         except DutchdoorError as error:  # a broken key file closes, and doesn't stop the rest
             return say(VerdictKind.INCONCLUSIVE, error.message)
-        if day is None:
+        if newest is None:
             return say(
                 VerdictKind.INCONCLUSIVE, f"no evidence about {model.shown} is signed with {rule.attested_by}"
             )
+        day = datetime.datetime.fromisoformat(newest.made_at).astimezone(datetime.UTC).date()
         age = (self.today - day).days
         if age < 0:
             return say(VerdictKind.INCONCLUSIVE, f"the evidence is dated {day}, which is in the future")

@@ -3,7 +3,6 @@
 The port that `dutchdoor.evidence.shelf` fills, and tests fill by hand.
 """
 
-import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -25,11 +24,8 @@ class Shelf(Protocol):
         """
         ...
 
-    def attested(self, member: str, variant: str, key: Path) -> datetime.date | None:
-        """The newest day on which the holder of a public key signed evidence about these bytes.
-
-        Null where never.
-        """
+    def attested(self, member: str, variant: str, key: Path) -> Evidence | None:
+        """The newest evidence about these bytes that the holder of a public key signed; null where there is none."""
         ...
 
     def why_missing(self, member: str, variant: str) -> str | None:

@@ -74,7 +74,7 @@ class _Notebook:
             return None
         return self.behind.find(member, variant, suite, suite_digest, threat, rung)
 
-    def attested(self, member: str, variant: str, key: Path) -> datetime.date | None:
+    def attested(self, member: str, variant: str, key: Path) -> Evidence | None:
         return None if self.behind is None else self.behind.attested(member, variant, key)
 
     def why_missing(self, member: str, variant: str) -> str | None:

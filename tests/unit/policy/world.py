@@ -106,8 +106,21 @@ class HandFilled:
             code_version="0",
         )
 
-    def attested(self, member: str, variant: str, key: Path) -> datetime.date | None:
-        return self.attests.get((member, variant))
+    def attested(self, member: str, variant: str, key: Path) -> Evidence | None:
+        day = self.attests.get((member, variant))
+        if day is None:
+            return None
+        subject = Subject(family="pair", member=member, variant=variant, commitment="sha256:hand")
+        conditions = Conditions(
+            suite="any",
+            suite_digest="sha256:any",
+            threat=ThreatModel.GUARDED,
+            engine="hand",
+            engine_version="1",
+        )
+        return Evidence(
+            subject=subject, conditions=conditions, outcomes=(), made_at=f"{day}T12:00:00Z", code_version="0"
+        )
 
     def why_missing(self, member: str, variant: str) -> str | None:
         return self.reasons.get((member, variant))
