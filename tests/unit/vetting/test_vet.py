@@ -18,9 +18,12 @@ from dutchdoor.core import (
     ThreatModel,
     Tier,
 )
+from dutchdoor.evidence import dsse
 from dutchdoor.evidence.shelf import StoredShelf, open_shelf
 from dutchdoor.evidence.signing_keys import new_key
 from dutchdoor.evidence.store import EvidenceStore, Salts
+from dutchdoor.evidence.subjects import serve_digest
+from dutchdoor.family.weights import variant_digest
 from dutchdoor.policy.decide import decide
 from dutchdoor.policy.decision import Decision
 from dutchdoor.vetting.plan import Setting, plan
@@ -115,6 +118,21 @@ async def test_vetting_and_deciding_tell_the_story_of_the_family(place: Place) -
         if v.verdict == "fail" and v.effect == "gate"
     }
     assert failed == {"hazard-after"}
+
+
+async def test_what_may_be_closed_is_named_by_no_plain_digest(place: Place) -> None:
+    await place.vet()
+    loaded, policies = load(place.manifest)
+    digests = [policies[0].digests["attack_set"]]
+    digests += [digest for m in loaded.family.members if (digest := serve_digest(loaded, m))]
+    digests += [
+        variant_digest(loaded.resolve(str(v.weights))) for m in loaded.family.members for v in m.variants
+    ]
+    assert len(digests) == 4  # attack set, the large one's prompt and guard, two variants
+    envelopes = list((place.data / "evidence").glob("*.json"))
+    stored = "".join(dsse.opened(path.read_bytes())[0].decode() for path in envelopes)
+    assert "lora" in stored
+    assert not [digest for digest in digests if digest.removeprefix("sha256:") in stored]
 
 
 async def test_a_flagship_that_knows_nothing_is_open(place: Place) -> None:
