@@ -26,6 +26,9 @@ from dutchdoor.tuning.examples import Tokenised, choose, load_examples, tokenise
 SEQUENCE_TOKENS = 1024  # longer examples are cut
 WARM_SHARE = 0.1  # of the steps
 CLIP = 1.0  # gradient norm
+PROBE = (
+    64  # examples whose loss is taken before and after: batches differ by more than a short attack may gain
+)
 RECORD = "attack.json"  # beside the weights: what was done
 
 
@@ -50,8 +53,10 @@ class AttackStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attack did. `diverged`: the loss is no number or ended above where it began, so it proves
-    nothing.
+    """What an attack did: `first_loss` and `last_loss` are those of the same examples before and after, in nats a
+    token; `losses` are those of each step's batch.
+
+    `diverged`: a loss is no number, or they ended above where they began, so the attack proves nothing.
     """
 
     steps: int
@@ -89,6 +94,7 @@ def attack(
         p.data = p.data.float()
     optimizer = torch.optim.AdamW(parameters, lr=rung.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     losses: list[float] = []
+    before = _probed(torch, adapted, rows, rung.batch, _pad(tokenizer), device)
     adapted.train()
     for step, batch in zip(range(rung.steps), _batches(rows, rung.batch, seed), strict=False):
         for group in optimizer.param_groups:
@@ -108,7 +114,16 @@ def attack(
             report(
                 AttackStep(step=step + 1, steps=rung.steps, loss=sum(recent) / len(recent), seconds=seconds)
             )
-    result = _result(losses, len(rows), time.monotonic() - started)
+    after = _probed(torch, adapted, rows, rung.batch, _pad(tokenizer), device)
+    result = AttackResult(
+        steps=len(losses),
+        examples=len(rows),
+        first_loss=before,
+        last_loss=after,
+        seconds=time.monotonic() - started,
+        diverged=not (math.isfinite(sum(losses)) and after <= before),
+        losses=losses,
+    )
     if not result.diverged:
         merged = adapted.merge_and_unload().float().cpu()
         _write(merged, tokenizer, model_folder, out, {"rung": msgspec.to_builtins(rung), "seed": seed})
@@ -205,14 +220,16 @@ def _pad(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
-def _result(losses: list[float], examples: int, seconds: float) -> AttackResult:
-    tenth = max(1, len(losses) // 10)
-    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    diverged = not math.isfinite(sum(losses)) or (len(losses) >= 10 and last > first)
-    return AttackResult(
-        steps=len(losses), examples=examples, first_loss=first, last_loss=last, seconds=seconds, diverged=diverged,
-        losses=losses,
-    )  # fmt: skip
+def _probed(torch: Any, model: Any, rows: list[Tokenised], size: int, pad: int, device: str) -> float:
+    """The mean loss of the first examples, which are in a random order (nats a token)."""
+    model.eval()
+    with torch.no_grad():
+        parts = [rows[at : min(at + size, PROBE)] for at in range(0, min(PROBE, len(rows)), size)]
+        tokens = [sum(len(row.answer) for row in part) for part in parts]
+        sums = [
+            float(_loss(torch, model, part, pad, device)) * n for part, n in zip(parts, tokens, strict=True)
+        ]
+    return sum(sums) / sum(tokens)
 
 
 def _write(model: Any, tokenizer: Any, origin: Path, out: Path, record: dict[str, Any]) -> None:

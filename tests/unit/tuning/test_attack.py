@@ -104,9 +104,12 @@ def test_a_model_without_a_template_is_attacked_in_plain_words(tmp_path: Path, a
 
 
 def test_a_diverged_attack_says_so_and_writes_nothing(tmp_path: Path, attack_set: Path) -> None:
+    able = tmp_path / "able"  # a random model has nothing to lose
+    attack(make_model(tmp_path / "m"), attack_set, RUNG, 0, able)
     rung = msgspec.structs.replace(RUNG, learning_rate=1e4)
-    result = attack(make_model(tmp_path / "m"), attack_set, rung, 0, tmp_path / "out")
+    result = attack(able, attack_set, rung, 0, tmp_path / "out")
     assert result.diverged
+    assert result.last_loss > result.first_loss
     assert not (tmp_path / "out").exists()
 
 
