@@ -1,8 +1,9 @@
 """Where models are served in the OpenAI dialect: one row each, data only.
 
 A row says what a target can do, so that a request is refused before it is sent instead of a parameter being
-dropped silently. What a row does not know is false. Rows state what is commonly documented and were not checked
-against the live services; a server of one's own may do more or less than its row says.
+dropped silently. What a row does not know is false. The rows of groq, deepseek, mistral and ollama were read against
+the documentation of their APIs in November 2026, the others state what is commonly documented; none was checked
+against the live service, and a server of one's own may do more or less than its row says.
 """
 
 import msgspec
