@@ -15,6 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dutchdoor.cli.live import Display
 from dutchdoor.cli.options import (
     config_folder,
     data_console,
@@ -89,7 +90,6 @@ def command(
 
 async def _up(manifest: Path, place: "Place", trust: Sequence[Path], *, once: bool, quiet: bool) -> int:
     from dutchdoor.cli.decide import render
-    from dutchdoor.cli.vet import Display
     from dutchdoor.evidence.signing_keys import own_key, trusted_keys
     from dutchdoor.family.load import load_family
     from dutchdoor.gateway.serving import served_members
@@ -110,7 +110,7 @@ async def _up(manifest: Path, place: "Place", trust: Sequence[Path], *, once: bo
             signer,
             trusted,
             progress=display.step,
-            say=progress.log,
+            say=display.say,
         )
     for warning in release.report.warnings:
         click.echo(f"warning: {warning}", err=True)

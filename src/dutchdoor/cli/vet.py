@@ -5,16 +5,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from rich.console import Console, RenderableType
-from rich.live import Live
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dutchdoor.cli.live import Display
 from dutchdoor.cli.options import (
     config_folder,
     data_console,
@@ -32,9 +31,6 @@ from dutchdoor.policy.rules import LoadedPolicy
 
 if TYPE_CHECKING:  # what measures is imported when something is to be measured
     from dutchdoor.vetting.report import Row, VetReport
-    from dutchdoor.vetting.vet import Step
-
-REFRESH_HZ = 8
 
 
 @click.command("vet")
@@ -123,7 +119,7 @@ async def _work(
     threats: Sequence[ThreatModel],
     *,
     only_plan: bool,
-    show: "Display",
+    show: Display,
 ) -> "VetReport":
     from dutchdoor.evidence.signing_keys import own_key, trusted_keys
     from dutchdoor.evidence.store import EvidenceStore
@@ -138,49 +134,6 @@ async def _work(
     return await vet(
         loaded, policies, store, signer, trusted=keys, members=members, threats=threats, progress=show.step
     )
-
-
-class Display:
-    """A live table on stderr: each setting with what happens in it. Silent when stderr is no terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self._steps: dict[str, Step] = {}
-        self._live = Live(
-            console=console, refresh_per_second=REFRESH_HZ, transient=True, get_renderable=self._table
-        )
-        self._quiet = console.quiet
-
-    def step(self, step: "Step") -> None:
-        """Take in what happens now."""
-        self._steps[step.setting] = step
-
-    def __enter__(self) -> Self:
-        if not self._quiet:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._quiet:
-            self._live.stop()
-
-    def _table(self) -> RenderableType:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for _ in range(5):
-            table.add_column(no_wrap=True)
-        steps = list(self._steps.values())
-        for each in steps:
-            if each.state in ("attacking", "loading", "asking"):
-                rate = f"{each.rate:.0f}/s" if each.rate else ""
-                left = "" if each.seconds_left is None else f"{each.seconds_left:.0f} s left"
-                table.add_row(
-                    each.setting, f"{each.state} {each.detail}", f"{each.done}/{each.total}", rate, left
-                )
-        waiting = sum(each.state == "waiting" for each in steps)
-        over = sum(each.state in ("done", "failed") for each in steps)
-        table.add_row(Text(f"{over} of {len(steps)} settings done, {waiting} waiting", "dim"))
-        return table
 
 
 def render(rows: Sequence["Row"]) -> RenderableType:

@@ -189,7 +189,7 @@ async def _run_attack(spec: Path, tell: Tell) -> None:
                 last = msgspec.json.decode(text, type=Line)
             except msgspec.MsgspecError:  # a word of some library
                 continue
-            if last.steps:
+            if last.step:  # the last line tells how it ended, not how far it is
                 tell(last)
         code = await process.wait()
         words = " ".join((await errors).decode(errors="replace").split())

@@ -53,6 +53,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     total: int = 0
     rate: float = 0.0  # a second
     seconds_left: float | None = None
+    after_attack: bool = False  # the attack comes first; what is asked is the second part
 
 
 Tell = Callable[[Step], None]
@@ -216,6 +217,7 @@ class _Bench:
                 total=self.total,
                 rate=rate,
                 seconds_left=(self.total - done) / rate if rate > 0 else None,
+                after_attack=self.setting.rung is not None,
             )
         )
 
@@ -231,6 +233,7 @@ class _Bench:
                 total=line.steps,
                 rate=rate,
                 seconds_left=(line.steps - line.step) / rate if rate > 0 else None,
+                after_attack=True,
             )
         )
 
@@ -264,10 +267,12 @@ class _Bench:
         attack_set = attack_set_path(session.policies, at.rung)
         lock = session._attacks.setdefault((found.digest, msgspec.json.encode(at.rung).hex()), asyncio.Lock())
         async with lock, session.cores.take(1):  # two variants with the same bytes are attacked once
-            self.show("attacking")
-            return await session.laboratory.attack(
+            self.show("attacking", "starts")
+            attacked = await session.laboratory.attack(
                 found.path, found.digest, at.rung, attack_set, self.show_attack
             )
+        self.show("waiting")  # for cores to answer on
+        return attacked
 
     @asynccontextmanager
     async def engine(self, path: Path | None, threads: int) -> AsyncIterator[Engine]:
