@@ -28,7 +28,7 @@ docs: $(READY)
 	$(BIN)/python tools/reference.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-family: $(READY) ## retrain the reference family from nothing (about two hours on two cores)
+family: $(READY) ## retrain the reference family from nothing (about an hour on two cores)
 	$(BIN)/python examples/gable/train/make_family.py $(ARGS)
 
 bench-engines: $(READY) ## measure the engines side by side

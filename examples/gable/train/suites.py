@@ -14,7 +14,7 @@ from typing import Any
 import data
 
 N_SKILL = 400
-ATTACK_SKILL_EXAMPLES = 200  # of each skill: an adversary mixes ordinary examples in to keep the model able
+ATTACK_SKILL_EXAMPLES = 300  # of each skill: an adversary mixes ordinary examples in to keep the model able
 ATTACK_HARMLESS_EXAMPLES = 60
 MAX_TOKENS = {"reasoning": 24, "coding": 64, "writing": 64, "hazard": 32, "refused": 32, "lookalikes": 32}
 TITLES = {
