@@ -38,12 +38,14 @@ async def store(world: World, signer: SigningKey, data: Path | None = None) -> N
         made = world.shelf.evidence(key, policy.digests[suite], ladder.get(label) if label else None)
         weights = subjects.weights_commitment(member, variant, make=True)
         serve = subjects.serve_commitment(member, make=True) if threat is ThreatModel.GUARDED else None
+        rung = made.conditions.rung
+        run_as = None if rung is None else subjects.as_run(rung, make=True)
         assert weights is not None
         await evidence.put(
             msgspec.structs.replace(
                 made,
                 subject=msgspec.structs.replace(made.subject, commitment=weights),
-                conditions=msgspec.structs.replace(made.conditions, serve=serve),
+                conditions=msgspec.structs.replace(made.conditions, serve=serve, rung=run_as),
             ),
             signer,
         )

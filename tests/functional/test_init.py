@@ -162,3 +162,13 @@ def test_every_rule_that_the_policy_teaches_is_a_rule_that_loads(weights: Path) 
     ]  # fmt: skip
     assert policy.threats.tampered is not None and len(policy.suites) == 3
     assert "#" in text
+
+
+def test_what_a_model_says_of_itself_writes_no_fields_of_the_manifest(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["Llama\n    intent: {download: true}\n    price: {input: 0, output: 0}"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert run("init", "m", cwd=tmp_path).returncode == 0
+    (member,) = load_family(tmp_path / "family.yaml").family.members
+    assert member.price is None

@@ -36,20 +36,20 @@ class NotedShelf:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self.given: dict[str, Evidence] = {}
+        self.given: dict[tuple[str, str], Evidence] = {}
 
     def find(
         self, member: str, variant: str, suite: str, suite_digest: str, threat: ThreatModel, rung: Rung | None
     ) -> Evidence | None:
         found = self._shelf.find(member, variant, suite, suite_digest, threat, rung)
         if found is not None:
-            self.given[found.address] = found
+            self.given[found.address, found.made_at] = found
         return found
 
     def attested(self, member: str, variant: str, key: Path) -> Evidence | None:
         found = self._shelf.attested(member, variant, key)
         if found is not None:
-            self.given[found.address] = found
+            self.given[found.address, found.made_at] = found
         return found
 
     def why_missing(self, member: str, variant: str) -> str | None:
@@ -81,7 +81,7 @@ async def decide_and_pack(
         say(warning)
     noted = NotedShelf(shelf)
     decision = decide(loaded, policies, noted, today or datetime.datetime.now(datetime.UTC).date())
-    envelopes = [await store.envelope(address) for address in sorted(noted.given)]
+    envelopes = [await store.envelope_of(noted.given[key]) for key in sorted(noted.given)]
     paths = await pack(
         loaded,
         decision,

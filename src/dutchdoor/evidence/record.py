@@ -27,7 +27,7 @@ class Subject(Record, frozen=True, kw_only=True):
 class Sampling(Record, frozen=True, kw_only=True):
     temperature: float = 0.0
     top_p: float = 1.0
-    max_tokens: int = 256
+    max_tokens: int = 256  # of the suite's longest answer; each case has its own cap
 
 
 class Rung(Record, frozen=True, kw_only=True):

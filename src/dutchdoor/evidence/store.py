@@ -6,6 +6,7 @@ it, one a digest.
 """
 
 import asyncio
+import datetime
 import os
 import re
 import secrets
@@ -53,15 +54,44 @@ class EvidenceStore:
         return self.folder / f"{digits}.json"
 
     async def put(self, evidence: Evidence, signer: SigningKey) -> str:
-        """Sign, write atomically and durably, and return the address."""
+        """Sign, write atomically and durably, and return the address.
+
+        What somebody else signed under the same conditions stays: theirs may count where ours does not.
+        """
         address = evidence.address
         envelope = dsse.sign(canonical_json(evidence), PAYLOAD_TYPE, signer)
-        await asyncio.to_thread(write_atomically, self.path(address), envelope)
+        path = await asyncio.to_thread(self._place, address, signer.key_id)
+        await asyncio.to_thread(write_atomically, path, envelope)
         return address
+
+    def _place(self, address: str, key_id: str) -> Path:
+        """The address's own file, or one beside it where another signer holds that."""
+        path = self.path(address)
+        try:
+            held = dsse.opened(_bytes(path))[2] if path.exists() else key_id
+        except EvidenceError:  # broken: nothing of worth is there
+            held = key_id
+        return (
+            path
+            if held == key_id
+            else path.with_name(f"{path.stem}.{key_id.removeprefix('sha256:')[:16]}.json")
+        )
 
     async def envelope(self, address: str) -> bytes:
         """The signed bytes as they lie. Raises EvidenceError when they are not there; checks nothing."""
         return await asyncio.to_thread(_bytes, self.path(address))
+
+    async def envelope_of(self, evidence: Evidence) -> bytes:
+        """The signed bytes that hold exactly this. Raises EvidenceError when they are not there."""
+        return await asyncio.to_thread(self._envelope_of, evidence)
+
+    def _envelope_of(self, evidence: Evidence) -> bytes:
+        payload = canonical_json(evidence)
+        path = self.path(evidence.address)
+        for each in (path, *sorted(self.folder.glob(f"{path.stem}.*.json"))):
+            if each.exists() and dsse.opened(held := _bytes(each))[0] == payload:
+                return held
+        raise EvidenceError(f"there is no evidence {path.stem}")
 
     async def get(self, address: str, trusted: Sequence[PublicKey]) -> Evidence:
         """The evidence of this address. Raises EvidenceError when it is not there or does not hold."""
@@ -108,7 +138,7 @@ def _read(path: Path, trusted: tuple[PublicKey, ...]) -> Stored:
         raise EvidenceError(f"{path}: {error}") from error
     if not _is_moment(evidence.made_at):
         raise EvidenceError(f"{path}: made_at is no moment: {evidence.made_at[:40]!r}")
-    if evidence.address.removeprefix("sha256:") != path.stem:
+    if evidence.address.removeprefix("sha256:") != path.name.split(".")[0]:
         raise EvidenceError(f"{path} holds evidence of another address, {evidence.address}")
     if len({outcome.id for outcome in evidence.outcomes}) != len(evidence.outcomes):
         raise EvidenceError(f"{path} holds a case twice")
@@ -117,7 +147,13 @@ def _read(path: Path, trusted: tuple[PublicKey, ...]) -> Stored:
 
 def _is_moment(text: str) -> bool:
     """RFC 3339 in UTC, so that the newest is also the last in the alphabet."""
-    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", text) is not None
+    if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", text) is None:
+        return False
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:  # the 30th of February
+        return False
+    return True
 
 
 class Salts:

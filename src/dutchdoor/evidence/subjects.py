@@ -84,6 +84,10 @@ class Subjects:
         named = self._commit("attack-set", "attack-set", rung.attack_set, make)
         return None if named is None else msgspec.structs.replace(rung, attack_set=named)
 
+    def serve_digest(self, member: str) -> str | None:
+        """The digest of system prompt and guard as they were identified; null where there is neither."""
+        return self._serve.get(member)
+
     def served_plainly(self, member: str) -> bool:
         """Whether a member has neither system prompt nor guard; references never have."""
         return self._serve.get(member) is None

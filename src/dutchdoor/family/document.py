@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 LARGEST = 1 << 20  # bytes; a manifest of a hundred members has some 50 kB
 DEEPEST = 40  # nesting levels; ours have at most 7
+LONGEST_INTEGER = 40  # digits; anything here is below 2^63
 SHOWN = 60  # characters of a bad value that are shown
 
 _TAG = "tag:yaml.org,2002:"
@@ -234,6 +235,8 @@ class _Walk:
         plain = text.replace("_", "").lower()
         sign, digits = (-1, plain[1:]) if plain.startswith("-") else (1, plain.lstrip("+"))
         base = {"0x": 16, "0o": 8, "0b": 2}.get(digits[:2])
+        if len(digits) > LONGEST_INTEGER:
+            raise self.fault(where, f"{_described(text)} is too large a number", "give a smaller one")
         try:
             return sign * (int(digits[2:], base) if base else int(digits))
         except ValueError as error:  # `!!int f16` says that it is one

@@ -137,11 +137,17 @@ def draft_family(found: list[Found], out: Path, name: str | None = None) -> Draf
     return Draft("\n".join(lines) + "\n", family, tuple(to_fill))
 
 
+def _in_a_line(text: str) -> str:
+    """Text from a model's files that can't end a comment: what follows would be read as the manifest."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
 def _member_rows(member: _Member, out: Path, *, flagship: bool) -> tuple[list[str], list[str]]:
     facts = member.variants[0].found.facts
     context = f", {facts.context_length} tokens of context" if facts.context_length else ""
     rows = [
-        f"  - name: {_quoted(member.name)}  # {facts.architecture}, {facts.parameters:,} parameters{context}"
+        f"  - name: {_quoted(member.name)}  # {_in_a_line(facts.architecture or 'unknown')}, "
+        f"{facts.parameters:,} parameters{context}"
     ]
     if flagship:
         rows.append("    role: flagship  # the largest of those given")

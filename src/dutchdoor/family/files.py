@@ -97,6 +97,12 @@ def _weight_files(folder: Path) -> list[str]:
                 raise WeightsError(
                     f"{folder / name} is missing; {index.name} names it", hint="download the folder again"
                 )
+        stray = folder / "model.safetensors"
+        if stray.exists() and stray.name not in names:  # transformers would load it in place of the shards
+            raise WeightsError(
+                f"{stray} lies beside an index that does not name it, so it is not clear which are the weights",
+                hint="remove whichever is left over from an earlier save",
+            )
         return names
     names = sorted(each.name for each in folder.glob("*.safetensors"))
     if names:

@@ -114,6 +114,12 @@ class _Reader:
                 lengths[key] = self._skip_array(0)
             else:
                 metadata[key] = self._value(kind)
+        parts = metadata.get("split.count")
+        if isinstance(parts, int) and parts > 1:  # the rest would be run, and neither digested nor packed
+            raise WeightsError(
+                f"{self.path} is one of {parts} parts of a model",
+                hint="merge them first: llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf",
+            )
         infos = [self._tensor() for _ in range(tensors)]
         begin = self._check_data(metadata, infos)
         return GgufHeader(version, metadata, lengths, tuple(infos), begin)

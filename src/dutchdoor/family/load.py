@@ -30,8 +30,18 @@ class LoadedFamily:
     _facts: dict[Path, WeightsFacts | WeightsError] = field(default_factory=dict, repr=False, compare=False)
 
     def resolve(self, relative: str) -> Path:
-        """Where a path of the manifest lies."""
-        return self.folder / relative
+        """Where a path of the manifest lies. Raises DocumentError for what can be no path on this machine."""
+        path = self.folder / relative
+        try:
+            path.stat()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:  # a part too long, a NUL, a file where a folder should be
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise DocumentError(
+                f"{relative[:80]!r} can't be read: {why}", hint="give another path"
+            ) from error
+        return path
 
     def member(self, name: str) -> Member:
         """A member by name. Raises DocumentError, naming those there are."""
@@ -230,10 +240,10 @@ def _check_variant(
     if stated.startswith("hf://"):
         if not _HUB.match(stated):
             raise document.fault(f"{where}.{name}", f"{stated!r} is not hf://ORG/NAME@REVISION")
-    elif not loaded.resolve(stated).exists():
+    elif not (path := _resolved(document, loaded, stated, f"{where}.{name}")).exists():
         raise document.fault(
             f"{where}.{name}",
-            f"there are no weights at {loaded.resolve(stated)}",
+            f"there are no weights at {path}",
             hint="paths are relative to the manifest",
         )
 
@@ -275,7 +285,7 @@ def _check_component(
     _check_license(document, component.license, f"{where}.license")
     if component.path is None:
         return
-    path = loaded.resolve(component.path)
+    path = _resolved(document, loaded, component.path, f"{where}.path")
     if not path.resolve().is_relative_to(
         loaded.folder.resolve()
     ):  # it is copied into a bundle under this path
@@ -351,7 +361,14 @@ def _check_references(document: Document[Family], loaded: LoadedFamily) -> None:
             )
 
 
+def _resolved(document: Document[Family], loaded: LoadedFamily, stated: str, where: str) -> Path:
+    try:
+        return loaded.resolve(stated)
+    except DocumentError as error:
+        raise document.fault(where, error.message, hint=error.hint) from error
+
+
 def _check_file(document: Document[Family], loaded: LoadedFamily, stated: str, where: str) -> None:
-    path = loaded.resolve(stated)
+    path = _resolved(document, loaded, stated, where)
     if not path.is_file():
         raise document.fault(where, f"there is no file {path}", hint="paths are relative to the manifest")

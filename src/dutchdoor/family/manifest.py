@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # a path segment and a model name at once
+Name = Annotated[
+    str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")
+]  # a path segment and a model name at once
 
 ReasonKind = Literal["commercial", "legal", "safety", "privacy", "security", "other"]
 

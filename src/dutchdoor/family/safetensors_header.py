@@ -80,7 +80,7 @@ def _tensor(path: Path, name: str, row: Any) -> TensorHeader:
     if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
         raise _broken(path, f"the tensor {shown!r} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise _broken(path, f"the tensor {shown!r} has the unknown dtype {str(dtype)[:20]!r}")
     if not _counts(shape) or len(shape) > LARGEST_RANK:
         raise _broken(path, f"the tensor {shown!r} has no valid shape")

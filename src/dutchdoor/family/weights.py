@@ -12,7 +12,7 @@ from dutchdoor.core import WeightsError
 from dutchdoor.family import spdx
 from dutchdoor.family.files import read_json, variant_digest, variant_files
 from dutchdoor.family.gguf_header import GGUF_FLOATS, GgufHeader, read_gguf
-from dutchdoor.family.safetensors_header import TensorHeader, read_safetensors
+from dutchdoor.family.safetensors_header import BITS, TensorHeader, read_safetensors
 from dutchdoor.family.spans import TensorSpan, header_size, tensors
 
 CONTEXT_KEYS = (
@@ -77,7 +77,9 @@ def _describe_folder(path: Path, files: dict[str, Path]) -> WeightsFacts:
         by_dtype[each.dtype] = by_dtype.get(each.dtype, 0) + each.elements
     quantised = "quantization_config" in config or any(dtype not in _FLOATS for dtype in by_dtype)
     parameters = (
-        _packed(tensors) if quantised else _count(tensors, bool(_first(config, text, "tie_word_embeddings")))
+        _packed(tensors, _packed_bits(config))
+        if quantised
+        else _count(tensors, bool(_first(config, text, "tie_word_embeddings")))
     )
     if parameters <= 0:
         raise WeightsError(f"there are no parameters in {path}")
@@ -144,14 +146,34 @@ def _is_buffer(name: str, tensor: TensorHeader) -> bool:
     return mask or name.endswith((".attn.masked_bias", "rotary_emb.inv_freq"))
 
 
-def _packed(tensors: dict[str, TensorHeader]) -> int:
+def _packed(tensors: dict[str, TensorHeader], bits: int) -> int:
     """Parameters of a quantised folder: packed integers hold several each, so that this is an upper bound.
 
-    An int32 word may pack eight 4-bit weights and a byte two; scales count as well. A bound that is too high
-    can only close a `parameters: at_most` rule.
+    Every integer is taken as packed with weights of so many bits; scales count as well. A bound that is too
+    high can only close a `parameters: at_most` rule.
     """
-    weights = {"I32": 8, "U32": 8, "I64": 16, "U64": 16, "I16": 4, "U16": 4, "U8": 2, "I8": 1}
-    return sum(each.elements * weights.get(each.dtype, 1) for each in tensors.values())
+    return sum(
+        each.elements
+        if each.dtype in _FLOATS
+        else each.elements * BITS[each.dtype] // min(bits, BITS[each.dtype])
+        for each in tensors.values()
+    )
+
+
+def _packed_bits(config: dict[str, Any]) -> int:
+    """The fewest bits a weight that the config's `quantization_config` speaks of; 1 where it does not say."""
+    found: list[int] = []
+
+    def look(value: Any) -> None:
+        for key, each in value.items() if isinstance(value, dict) else ():
+            if key in ("bits", "w_bit", "num_bits", "nbits") and type(each) is int and each > 0:
+                found.append(each)
+            elif each is True and key in ("load_in_4bit", "load_in_8bit"):
+                found.append(4 if key == "load_in_4bit" else 8)
+            look(each)
+
+    look(config.get("quantization_config"))
+    return min(found, default=1)
 
 
 def _first(config: dict[str, Any], text: Any, key: str) -> Any:

@@ -5,6 +5,7 @@ Types and their checks; judges nothing: see `dutchdoor.policy.decide`. A rule th
 """
 
 import datetime
+import difflib
 import fnmatch
 import re
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from msgspec import Meta
 
 from dutchdoor.core import ThreatModel, digest_file
 from dutchdoor.evidence.record import Rung
+from dutchdoor.family import spdx
 from dutchdoor.family.document import Document, open_document
 from dutchdoor.family.manifest import ComponentKind, Name, Row
 
+LICENCE_CLASSES = ("open-source", "open-data")  # as in `dutchdoor.licensing`
 OVER_REFUSAL = "over_refusal"
 PARAMETERS = "parameters"
 REFUSED_SUITE = "refused"  # the name under which evidence of an attack's success check is asked for
-_SUITE = re.compile(r"^(over_refusal|(hazard|skill)\.[a-z0-9][a-z0-9._-]*)$")
-_MEASURE = re.compile(r"^(parameters|over_refusal|(hazard|refusal|skill)\.[a-z0-9*][a-z0-9*._-]*)$")
+_SUITE = re.compile(r"^(over_refusal|(hazard|skill)\.[a-z0-9][a-z0-9._-]*)\Z")
+_MEASURE = re.compile(r"^(parameters|over_refusal|(hazard|refusal|skill)\.[a-z0-9*][a-z0-9*._-]*)\Z")
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -191,9 +194,10 @@ def matching(pattern: str, policy: Policy) -> tuple[str, ...]:
 def _digest(document: Document[Policy], where: str, path: Path) -> str:
     try:
         return digest_file(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise document.fault(
-            where, f"can't read {path}: {error.strerror}", hint="paths are relative to the policy"
+            where, f"can't read {str(path)[:200]!r}: {why}", hint="paths are relative to the policy"
         ) from error
 
 
@@ -224,6 +228,16 @@ def _check_rule(document: Document[Policy], rule: Rule, where: str) -> None:
                 raise document.fault(
                     f"{where}.{name}", f"means nothing beside {subjects[0]}", hint="remove it"
                 )
+    if rule.require is not None and rule.require.license not in LICENCE_CLASSES:
+        why = spdx.fault(rule.require.license)
+        if why is not None or difflib.get_close_matches(
+            rule.require.license, LICENCE_CLASSES, n=1, cutoff=0.8
+        ):
+            raise document.fault(
+                f"{where}.require.license",
+                f"{rule.require.license!r} is neither a class of licences nor an SPDX expression",
+                hint=f"{', '.join(LICENCE_CLASSES)}, or an SPDX expression",
+            )
     if rule.max_age_days is not None and rule.attested_by is None:
         raise document.fault(f"{where}.max_age_days", "means nothing without attested_by", hint="remove it")
     if rule.gates == "component" and rule.require is None:
@@ -234,6 +248,22 @@ def _check_rule(document: Document[Policy], rule: Rule, where: str) -> None:
         raise document.fault(
             f"{where}.kinds", "only rules that gate components have kinds", hint="gates: component"
         )
+
+
+def _check_bound(document: Document[Policy], rule: Rule, where: str) -> None:
+    """A bound beyond what a rate can be opens a channel whatever was measured: `at_most: 5`, meant as 5 %."""
+    if rule.measure == PARAMETERS or rule.as_ == "ratio":
+        return
+    least = 0 if rule.relative_to is None else -1
+    what = "rates" if rule.relative_to is None else "differences of rates"
+    for name in ("at_most", "at_least"):
+        bound = getattr(rule, name)
+        if bound is not None and not least <= bound <= 1:
+            raise document.fault(
+                f"{where}.{name}",
+                f"{bound:g} bounds nothing: {what} lie between {least} and 1",
+                hint="0.05 is 5 %",
+            )
 
 
 def _check_measure(document: Document[Policy], rule: Rule, where: str) -> None:
@@ -248,6 +278,7 @@ def _check_measure(document: Document[Policy], rule: Rule, where: str) -> None:
         raise document.fault(
             where, "a measure has one bound: at_most or at_least", hint="for both, write two rules"
         )
+    _check_bound(document, rule, where)
     if rule.as_ is not None and rule.relative_to is None:
         raise document.fault(f"{where}.as", "means nothing without relative_to", hint="relative_to: flagship")
     if rule.threat is ThreatModel.TAMPERED and document.value.threats.tampered is None:

@@ -185,7 +185,7 @@ class _Run:
     async def attempt(self, case: Case) -> Outcome:
         request = ChatRequest(
             messages=case.conversation(),
-            max_tokens=min(case.max_tokens, self.sampling.max_tokens),
+            max_tokens=case.max_tokens,
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
             seed=self.seed if self.sampling.temperature > 0 else None,  # not every target takes one

@@ -151,7 +151,7 @@ def last_number(text: str) -> float | None:
 
 def _exact(target: Any, _: Sequence[str], answer: str) -> bool:
     allowed = [target] if isinstance(target, str) else target
-    if not isinstance(allowed, list | tuple) or not all(isinstance(a, str) for a in allowed):
+    if not isinstance(allowed, list | tuple) or not allowed or not all(isinstance(a, str) for a in allowed):
         raise DocumentError("the target of an exact case is neither a text nor a list of texts")
     return normalised(answer) in {normalised(a) for a in allowed}
 
@@ -161,6 +161,10 @@ def _numeric(target: Any, _: Sequence[str], answer: str) -> bool:
         wanted = float(str(target).replace(",", ""))
     except ValueError as error:
         raise DocumentError(f"the target {target!r} of a numeric case is no number") from error
+    if not math.isfinite(
+        wanted
+    ):  # no answer could ever be right, and a hazard suite of such cases always passes
+        raise DocumentError(f"the target {target!r} of a numeric case is no finite number")
     value = last_number(answer)
     return value is not None and math.isclose(value, wanted, rel_tol=1e-9, abs_tol=1e-9)
 
@@ -220,6 +224,9 @@ _CONSTRAINTS: dict[str, Callable[[str, Any], bool]] = {
 }
 
 
+_COUNTS = frozenset({"sentences", "min_words", "max_words"})  # the others are about a text
+
+
 def _constraints(target: Any, _: Sequence[str], answer: str) -> bool:
     if not isinstance(target, list | tuple) or not target:
         raise DocumentError("the target of a constraints case is no list of constraints")
@@ -235,6 +242,10 @@ def _constraints(target: Any, _: Sequence[str], answer: str) -> bool:
                 f"unknown constraint {constraint!r}", hint=f"one key of {', '.join(_CONSTRAINTS)} in each"
             )
         ((kind, value),) = constraint.items()
+        if not isinstance(value, int if kind in _COUNTS else str) or isinstance(value, bool):
+            raise DocumentError(
+                f"the constraint {constraint!r} needs a {'count' if kind in _COUNTS else 'text'}"
+            )
         holds = _CONSTRAINTS[kind](text, value) and holds
     return holds
 

@@ -5,6 +5,7 @@ is not known, an id that comes twice, or a case that its scorer can't judge is a
 Asks no model.
 """
 
+import codecs
 import hashlib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -79,7 +80,7 @@ def parse_suite(data: bytes, name: str) -> Suite:
     """The suite in these bytes; `name` is for messages."""
     header, cases = Header(), list[Case]()
     seen: dict[str, int] = {}
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{name}:{number}"
@@ -107,7 +108,7 @@ def _is_header(line: bytes, where: str) -> bool:
 def _decode(line: bytes, type: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(line, type=type)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DocumentError(
             f"{where}: {error}", hint="see docs/reference/suites.md for the fields of a case"
         ) from error
@@ -127,7 +128,11 @@ def _check(case: Case, where: str) -> None:
         raise DocumentError(f"{where}: choices: the scorer 'choice' needs them")
     if case.scorer == "code":
         tests = case.target.get("tests") if isinstance(case.target, dict) else None
-        sound = isinstance(tests, list) and tests and all(isinstance(t, list) and len(t) == 2 for t in tests)
+        sound = (
+            isinstance(tests, list)
+            and tests
+            and all(isinstance(t, list) and len(t) == 2 and isinstance(t[0], list) for t in tests)
+        )
         if not sound or not isinstance(case.target.get("function"), str):
             raise DocumentError(
                 f"{where}: target: no function with tests",

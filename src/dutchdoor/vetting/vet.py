@@ -19,15 +19,16 @@ from typing import Literal
 import msgspec
 
 from dutchdoor import __version__
-from dutchdoor.core import DutchdoorError, EngineError, EvidenceError, ThreatModel, WeightsError
+from dutchdoor.core import DutchdoorError, EngineError, EvidenceError, ThreatModel, WeightsError, digest_file
 from dutchdoor.engines.interface import Engine
 from dutchdoor.evidence.measures import MAX_MISSING
 from dutchdoor.evidence.record import Conditions, Evidence, Outcome, Sampling, Subject
 from dutchdoor.evidence.shelf import StoredShelf, open_shelf
 from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
 from dutchdoor.evidence.store import EvidenceStore, Salts
-from dutchdoor.evidence.subjects import why_unattackable
+from dutchdoor.evidence.subjects import DIGESTS, serve_digest, why_unattackable
 from dutchdoor.family.load import LoadedFamily
+from dutchdoor.family.weights import variant_digest
 from dutchdoor.policy.rules import LoadedPolicy
 from dutchdoor.vetting.checkpoint import Checkpoint
 from dutchdoor.vetting.cores import Cores
@@ -162,6 +163,9 @@ class _Session:
     ) -> None:
         self.loaded, self.policies, self.store, self.signer = loaded, policies, store, signer
         self.shelf, self.laboratory, self.cache, self.tell = shelf, laboratory, cache, tell
+        self.max_missing = max(
+            [rule.max_missing for each in policies for rule in each.policy.rules], default=MAX_MISSING
+        )
         self.cores = Cores()
         self.fresh: set[Job] = set()
         self.reasons: dict[Job, str] = {}
@@ -313,10 +317,13 @@ class _Bench:
                 progress=lambda progress: self.show("asking", job.suite, progress),
             )
             self.before += len(suite.cases)
-            if (reason := too_much_missing(outcomes)) is not None:
+            reason = too_much_missing(outcomes, session.max_missing) or await self.changed()
+            if reason is not None:
                 session.reasons[job] = reason
                 return
-            evidence = msgspec.structs.replace(evidence, outcomes=outcomes, made_at=now())
+            evidence = msgspec.structs.replace(
+                evidence, outcomes=tuple(map(_without_words, outcomes)), made_at=now()
+            )
             await session.store.put(evidence, session.signer)
             checkpoint.remove()
         session.shelf.add(evidence)
@@ -347,14 +354,41 @@ class _Bench:
             serve=subjects.serve_commitment(at.member, make=True) if guarded else None,
             engine=engine.info.name,
             engine_version=engine.info.version,
-            sampling=SAMPLING,
+            sampling=Sampling(
+                max_tokens=max(case.max_tokens for case in self.suites[job.suite_digest].cases)
+            ),
         )
 
+    async def changed(self) -> str | None:
+        """What is no longer as it was when it was digested: evidence may only name the bytes that answered."""
+        at, session = self.setting, self.session
+        subjects, digests = session.shelf.subjects, session.cache / DIGESTS
+        if at.threat is ThreatModel.GUARDED and at.member in subjects.members:
+            if serve_digest(session.loaded, subjects.members[at.member]) != subjects.serve_digest(at.member):
+                return "its system prompt or guard was changed while it was measured: run it again"
+            if subjects.served_elsewhere(at.member):
+                return None
+        held = subjects.bytes_of(at.member, at.variant)
+        if held.path is None or await asyncio.to_thread(variant_digest, held.path, digests) != held.digest:
+            return "its weights were changed while they were measured: run it again"
+        if (
+            at.rung is not None
+            and digest_file(attack_set_path(session.policies, at.rung)) != at.rung.attack_set
+        ):
+            return "the attack set was changed while it was used: run it again"
+        return None
 
-def too_much_missing(outcomes: Sequence[Outcome]) -> str | None:
+
+def _without_words(outcome: Outcome) -> Outcome:
+    """An outcome as others may read it: of an error only its kind, since words may name addresses of this house."""
+    kind = None if outcome.error is None else outcome.error.partition(":")[0]
+    return msgspec.structs.replace(outcome, error=kind)
+
+
+def too_much_missing(outcomes: Sequence[Outcome], most: float = MAX_MISSING) -> str | None:
     """Why outcomes are not worth storing, else null. What is not stored is asked again by the next run."""
     missing = [outcome for outcome in outcomes if outcome.correct is None and outcome.refused is None]
-    if len(missing) <= MAX_MISSING * len(outcomes):
+    if len(missing) <= most * len(outcomes):
         return None
     errors = [outcome.error or "" for outcome in missing]
     commonest = max(set(errors), key=errors.count)

@@ -163,3 +163,21 @@ def test_a_torn_salt_is_an_error_and_not_a_new_one(tmp_path: Path) -> None:
     (tmp_path / ("d" * 64)).write_bytes(b"short")
     with pytest.raises(EvidenceError, match="5 bytes"):
         Salts(tmp_path).for_digest("sha256:" + "d" * 64)
+
+
+async def test_what_two_signed_under_the_same_conditions_stays_apart(tmp_path: Path) -> None:
+    store, team = EvidenceStore(tmp_path), new_key()
+    theirs = evidence(made_at="2026-11-20T00:00:00Z")
+    await store.put(evidence(), KEY)
+    await store.put(theirs, team)
+    await store.put(evidence(), KEY)
+    assert [each.evidence for each in (await store.all(TRUSTED)).evidence] == [evidence()]
+    assert [each.evidence for each in (await store.all([team.public])).evidence] == [theirs]
+    assert dsse.opened(await store.envelope_of(theirs))[2] == team.key_id
+    assert dsse.opened(await store.envelope_of(evidence()))[2] == KEY.key_id
+
+
+async def test_a_day_that_is_in_no_calendar_is_left_out(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    await store.put(evidence(made_at="2026-02-30T10:00:00Z"), KEY)
+    assert "no moment" in (await store.all(TRUSTED)).warnings[0]

@@ -210,7 +210,7 @@ def test_any_bytes_are_read_or_refused_in_our_own_words(data: bytes) -> None:
     "value", ["!!int f16", "!!int", "!!bool maybe", "!!bool 1", "!!null x", "!!int " + "9" * 5000]
 )
 def test_a_tag_that_its_text_does_not_bear_out_is_refused_with_its_line(value: str) -> None:
-    with pytest.raises(DocumentError, match=r"family\.yaml:2: version: .* is no "):
+    with pytest.raises(DocumentError, match=r"family\.yaml:2: version: .* is (no|too large) "):
         parse_document(f"kind: dutchdoor/family@1\nversion: {value}\n", Family, "family.yaml")
 
 

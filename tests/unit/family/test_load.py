@@ -174,3 +174,18 @@ def test_weights_on_a_hub_are_named_and_not_here(manifest: Path) -> None:
     manifest.write_text(GOOD.replace("weights: ./large", "weights: hf://org/name@0123abc"))
     loaded = load_family(manifest)
     assert loaded.weights_path("gable-l", "bf16") is None and loaded.facts("gable-l", "bf16") is None
+
+
+@pytest.mark.parametrize("stated", ["x" * 300, '"a\\0b"', "small/model.safetensors/deeper"])
+def test_what_can_be_no_path_is_refused_with_its_field(manifest: Path, stated: str) -> None:
+    manifest.write_text(GOOD.replace("path: data/", f"path: {stated}"))
+    with pytest.raises(
+        DocumentError, match=r"family.yaml:9: components\[0\].path: .*(can't be read|nothing at)"
+    ):
+        load_family(manifest)
+
+
+def test_a_name_may_not_end_in_a_line_break(manifest: Path) -> None:
+    manifest.write_text(GOOD.replace("  - name: gable-x\n", '  - name: "gable-x\\n"\n'))
+    with pytest.raises(DocumentError, match="name"):
+        load_family(manifest)

@@ -84,7 +84,7 @@ def test_the_context_length_has_many_names(tmp_path: Path, key: str) -> None:
 
 def test_integers_in_place_of_floats_are_quantised_and_count_at_least_as_many(tmp_path: Path) -> None:
     facts = describe(write_folder(tmp_path / "m", dtype="I32"))
-    assert facts.quantised and facts.parameters == 36 * 8
+    assert facts.quantised and facts.parameters == 36 * 32  # nothing says how many bits a weight has
 
 
 @pytest.mark.parametrize(
@@ -388,3 +388,39 @@ def test_spans_lie_where_the_bytes_are(tmp_path: Path) -> None:
 )
 def test_a_size_class_says_no_more_than_the_order(count: int, expected: str) -> None:
     assert size_class(count) == expected
+
+
+def test_fewer_bits_a_weight_mean_more_weights_in_an_integer(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", dtype="I32")
+    config = json.loads((folder / "config.json").read_text())
+    for stated, times in (({"bits": 2}, 16), ({"load_in_4bit": True}, 8), ({"g": {"num_bits": 8}}, 4)):
+        (folder / "config.json").write_text(json.dumps(config | {"quantization_config": stated}))
+        assert describe(folder).parameters == 36 * times
+
+
+def test_one_part_of_a_split_gguf_is_not_taken_for_the_model(tmp_path: Path) -> None:
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "big.gguf", "llama", split_max_tensors=1)
+    for name in ("token_embd.weight", "output.weight"):
+        writer.add_tensor(name, np.ones((32, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    part = next(tmp_path.glob("big-00001-of-*.gguf"))
+    with pytest.raises(WeightsError, match="one of 2 parts") as caught:
+        describe(part)
+    assert "merge" in str(caught.value.hint)
+
+
+def test_a_whole_file_beside_an_index_of_others_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": {"w": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert variant_files(folder)
+    (folder / "model.safetensors").write_bytes((folder / "model-00001-of-00001.safetensors").read_bytes())
+    with pytest.raises(WeightsError, match="not clear which are the weights"):
+        variant_files(folder)

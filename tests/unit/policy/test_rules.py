@@ -1,5 +1,6 @@
 """A rule that could not decide anything, or says more than is read, is an error and not a silent pass."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,32 @@ def test_measures_and_the_suites_behind_them(folder: Path) -> None:
     assert expand("hazard.spells", policy) == ()
     assert expand("parameters", policy) == ("parameters",)
     assert matching("skill.r*", policy) == ("skill.reasoning",)
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        ("at_most: 5", "5 bounds nothing: rates lie between 0 and 1"),
+        ("at_least: -0.1", "-0.1 bounds nothing: rates"),
+        ("relative_to: flagship, at_most: 2", "2 bounds nothing: differences of rates lie between -1 and 1"),
+    ],
+)
+def test_a_bound_that_no_rate_can_miss_is_refused(tmp_path: Path, bound: str, said: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "kind: dutchdoor/policy@1\nid: p\nrules:\n"
+        f"  - {{id: r, gates: api, measure: hazard.*, {bound}, because: x}}\n"
+    )
+    with pytest.raises(DocumentError, match=re.escape(said)):
+        load_policy(path)
+
+
+@pytest.mark.parametrize("stated", ["open-sorce", "not a licence!"])
+def test_a_required_licence_that_cannot_be_meant_is_refused(tmp_path: Path, stated: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "kind: dutchdoor/policy@1\nid: p\nrules:\n"
+        f"  - {{id: r, gates: api, require: {{license: '{stated}'}}, because: x}}\n"
+    )
+    with pytest.raises(DocumentError, match="neither a class of licences nor an SPDX expression"):
+        load_policy(path)

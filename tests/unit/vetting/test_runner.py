@@ -71,7 +71,7 @@ async def test_what_is_sent_is_what_the_case_and_the_sampling_say() -> None:
     engine = ScriptedEngine()
     await run(engine, suite(1, max_tokens=30), sampling=Sampling(max_tokens=40))
     await run(engine, suite(1, max_tokens=300), sampling=Sampling(max_tokens=40, temperature=0.7), seed=5)
-    assert [request.max_tokens for request in engine.requests] == [30, 40]
+    assert [request.max_tokens for request in engine.requests] == [30, 300]
     assert [request.seed for request in engine.requests] == [None, 5]
     assert [request.temperature for request in engine.requests] == [0.0, 0.7]
 

@@ -19,6 +19,7 @@ from dutchdoor.core import (
     Tier,
 )
 from dutchdoor.evidence import dsse
+from dutchdoor.evidence.record import Evidence
 from dutchdoor.evidence.shelf import StoredShelf, open_shelf
 from dutchdoor.evidence.signing_keys import new_key
 from dutchdoor.evidence.store import EvidenceStore, Salts
@@ -353,3 +354,57 @@ async def test_attacks_and_questions_take_turns_with_the_cores(
     monkeypatch.setattr(place.laboratory, "open", watch(place.laboratory.open))
     await place.vet()
     assert most == 2
+
+
+async def test_a_case_may_take_as_many_tokens_as_it_says(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    path = tmp_path / "hazard.jsonl"
+    lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+    path.write_bytes(b"".join(msgspec.json.encode({**row, "max_tokens": 1024}) + b"\n" for row in lines))
+    await place.vet(members=["small"], threats=[ThreatModel.GUARDED])
+    asked = {request.max_tokens for engine in place.laboratory.engines for request in engine.requests}
+    assert 1024 in asked
+    stored = [evidence for path in (place.data / "evidence").glob("*.json") for evidence in [opened(path)]]
+    assert {each.conditions.sampling.max_tokens for each in stored} == {256, 1024}
+
+
+async def test_of_an_error_only_its_kind_is_stored(place: Place) -> None:
+    place.laboratory.engine_options = {"fail": lambda prompt: -1 if prompt == "cook soup 1" else 0}
+    await place.vet(threats=[ThreatModel.GUARDED], members=["small"])
+    stored = [opened(path) for path in (place.data / "evidence").glob("*.json")]
+    errors = {outcome.error for each in stored for outcome in each.outcomes if outcome.error}
+    assert errors == {"EngineError"}
+
+
+async def test_weights_that_change_under_way_make_no_evidence(place: Place) -> None:
+    weights = place.manifest.parent / "small" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    changed = bytes(data)
+
+    class Swapped(FakeLaboratory):
+        async def open(self, path: Path, threads: int) -> Any:
+            weights.write_bytes(changed)
+            return await super().open(path, threads)
+
+    place.laboratory = Swapped(place.manifest.parent)
+    report = await place.vet(threats=[ThreatModel.GUARDED], members=["small"])
+    assert {row.reason for row in report.unmeasured if row.member == "small"} == {
+        "its weights were changed while they were measured: run it again"
+    }
+
+
+async def test_more_may_be_missing_where_the_policy_allows_it(tmp_path: Path) -> None:
+    allowed = POLICY.replace("measure: over_refusal,", "measure: over_refusal, max_missing: 0.2,")
+    assert allowed != POLICY
+    place = Place(tmp_path, policy=allowed)
+    place.laboratory.engine_options = {"fail": lambda prompt: -1 if prompt in LATE else 0}
+    report = await place.vet(threats=[ThreatModel.GUARDED], members=["small"])
+    assert report.unmeasured == ()
+
+
+LATE = {f"cook soup {i}" for i in range(HARMLESS // 10)}
+
+
+def opened(path: Path) -> Evidence:
+    return msgspec.json.decode(dsse.opened(path.read_bytes())[0], type=Evidence)

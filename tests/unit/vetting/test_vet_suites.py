@@ -56,6 +56,15 @@ def test_a_suite_needs_no_header() -> None:
         (lines({"id": "1", "scorer": "refusal"}), "either `prompt` or `messages`"),
         (lines({**CASE, "id": ""}), "id is empty"),
         (lines({**CASE, "max_tokens": 0}), "max_tokens"),
+        (lines({**CASE, "target": []}), "neither a text nor a list of texts"),
+        (lines({**CASE, "scorer": "numeric", "target": "nan"}), "no finite number"),
+        (lines({**CASE, "scorer": "constraints", "target": [{"min_words": "5"}]}), "needs a count"),
+        (lines({**CASE, "scorer": "constraints", "target": [{"starts_with": 5}]}), "needs a text"),
+        (
+            lines({**CASE, "scorer": "code", "target": {"function": "f", "tests": [[5, 5]]}}),
+            "no function with tests",
+        ),
+        ('{"id": "1", "prompt": "\xe4", "scorer": "refusal"}'.encode("latin-1"), "s:1: "),
         (b"\xff\xfe\n", "s:1: "),
         (b"[" * 100_000, "s:1: "),
     ],
@@ -75,3 +84,7 @@ def test_the_last_message_must_be_the_user_s() -> None:
     chat = {"id": "2", "messages": [{"role": "assistant", "content": "hi"}], "scorer": "refusal"}
     with pytest.raises(DocumentError, match="last one"):
         parse_suite(lines(chat), "s")
+
+
+def test_the_mark_that_some_editors_put_before_a_file_is_no_part_of_it() -> None:
+    assert parse_suite(b"\xef\xbb\xbf" + lines(CASE), "s").cases[0].id == "1"
