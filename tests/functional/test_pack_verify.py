@@ -207,6 +207,19 @@ def test_when_nothing_may_leave_the_exit_code_says_why(desk: Desk) -> None:
     assert not (desk.folder / "dist").exists()
 
 
+@pytest.mark.parametrize("command", [("pack",), ("up", "--once", "--port", "0")])
+def test_a_bundle_of_an_earlier_pack_goes_when_nothing_may_leave_any_more(
+    desk: Desk, command: tuple[str, ...]
+) -> None:
+    desk.ok("pack", "family.yaml")
+    (desk.folder / "policy.yaml").write_text(POLICY.replace("1e6", "10"))
+    done = desk.run(*command, "family.yaml")
+    assert done.returncode == (10 if command == ("pack",) else 3), done.stderr
+    assert not (desk.folder / "dist" / "small").exists()
+    if command == ("pack",):
+        assert "note: removed dist/small: packed earlier, closed now" in done.stderr
+
+
 def test_one_members_bundle_can_be_asked_for(desk: Desk) -> None:
     assert desk.ok("pack", "family.yaml", "-M", "small", "--out", "elsewhere").split() == ["elsewhere/small"]
     assert desk.run("pack", "family.yaml", "-M", "large").returncode == 10

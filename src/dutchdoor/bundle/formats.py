@@ -4,8 +4,11 @@ Judges by name and by content. Refuses pickles (reading one runs what it says), 
 links that leave their folder.
 """
 
+import io
+import pickletools
 import re
 import stat
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +31,14 @@ MAGICS = {
     b"\xca\xfe\xba\xbe": "a program (Mach-O or Java)",
     b"\0asm": "a program (WebAssembly)",
 }
+ARRAYS = frozenset({".npy"})  # NumPy's own format holds a pickle wherever the array holds objects
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")  # PROTO opcode, which every pickle since protocol 2 begins with
+# of pickles without that opcode: what keeps a value, names a thing to import, and calls it
+_KEEPS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
+_CALLS = frozenset({"INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
+LARGEST_START = 1 << 20  # bytes that are looked at for such a pickle
+MOST_OPCODES = 200  # what reads as so many in a row is no text
 LEFT_BEHIND = frozenset(
     {"__pycache__", "node_modules"}
 )  # and whatever begins with a dot: nobody means to publish it
@@ -66,7 +76,7 @@ def _inside(found: Path, home: Path) -> Path:
 def require_safe(name: str, path: Path) -> None:
     """Raises BundleError or WeightsError for a file that may not be in a bundle, where it is `name`."""
     suffix = Path(name).suffix.lower()
-    if suffix in PICKLES:
+    if suffix in PICKLES | ARRAYS:
         raise BundleError(
             f"{path} may be a pickle, and reading one can run code",
             hint="only safetensors and GGUF leave: convert it, or leave it out of the component",
@@ -89,11 +99,13 @@ def require_safe(name: str, path: Path) -> None:
 def _telling(path: Path) -> str | None:
     """What a file's content shows it to be, where that may not leave."""
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(LARGEST_START)
     for magic, what in MAGICS.items():
         if start.startswith(magic):
             return what
-    if _PICKLE.match(start):
+    if start.startswith(b"\x93NUMPY"):
+        return "a NumPy array, which may be a pickle"
+    if _PICKLE.match(start) or _old_pickle(start):
         return "a pickle"
     if start.startswith(b"PK\3\4"):
         try:
@@ -103,3 +115,26 @@ def _telling(path: Path) -> str | None:
         except (zipfile.BadZipFile, NotImplementedError, ValueError):
             return "a broken zip"
     return None
+
+
+def _old_pickle(start: bytes) -> bool:
+    """Whether bytes read as a pickle that doesn't say so at its beginning, as in protocols 0 and 1.
+
+    A text can begin with a few valid opcodes. So either all of it is one value, as `pickle.dumps` writes it,
+    or something is imported and called before the end, or there are very many opcodes in a row. A pickle of
+    one bare number, which can run nothing, is a text like any other.
+    """
+    names: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an escape in a text that is no pickle is nobody's concern
+        try:
+            for count, (opcode, _, at) in enumerate(pickletools.genops(io.BytesIO(start))):
+                names.add(opcode.name)
+                runs = bool(names & _IMPORTS and names & _CALLS)
+                if opcode.name == "STOP":
+                    return runs or bool(names & _KEEPS and at == len(start) - 1)
+                if count >= MOST_OPCODES and (runs or names & _KEEPS):
+                    return True
+        except ValueError:  # not an opcode, or not its argument
+            return False
+    return False

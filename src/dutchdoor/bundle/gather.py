@@ -13,9 +13,9 @@ import msgspec
 
 from dutchdoor.bundle.dossier import Node, SignedEvidence, Tree
 from dutchdoor.bundle.formats import require_safe
+from dutchdoor.bundle.inside import WEIGHTS_KIND, require_placed
 from dutchdoor.bundle.leaks import Closed
 from dutchdoor.bundle.parts import (
-    WEIGHTS_KIND,
     Part,
     closed_parts,
     component_ids,
@@ -25,7 +25,7 @@ from dutchdoor.bundle.parts import (
     variant_id,
 )
 from dutchdoor.bundle.tree import digest_files, family_root
-from dutchdoor.core import BundleError, canonical_json, digest_tree
+from dutchdoor.core import BundleError, Channel, Verdict, canonical_json, digest_tree
 from dutchdoor.evidence import dsse
 from dutchdoor.evidence.record import Evidence
 from dutchdoor.evidence.signing_keys import SigningKey
@@ -34,6 +34,7 @@ from dutchdoor.family.public import public_form
 from dutchdoor.family.weights import variant_digest
 from dutchdoor.policy.decide import closings
 from dutchdoor.policy.decision import Decision
+from dutchdoor.policy.rules import PARAMETERS
 
 Salts = Callable[[str], bytes]  # from a digest to the salt that was made for it
 CACHED_DIGESTS = "digests.json"  # in the cache folder; the evidence room writes the same file
@@ -44,7 +45,7 @@ class Release:
     """All that the bundles of one release have in common."""
 
     loaded: LoadedFamily
-    decision: Decision  # as it is published: without the paths of closed components
+    decision: Decision  # as it is published: see `_published`
     tree: Tree
     manifest: bytes
     evidence: tuple[SignedEvidence, ...]
@@ -72,6 +73,7 @@ async def gather(
     """
     cached = None if cache is None else cache / CACHED_DIGESTS
     opened = open_members(loaded, decision)
+    await asyncio.to_thread(require_placed, loaded, decision, opened)
     parts: dict[str | None, tuple[Part, ...]] = {
         member.name: tuple(member_parts(loaded, decision, member)) for member in opened
     }
@@ -86,7 +88,7 @@ async def gather(
     references = (loaded.reference_path(name) for name in loaded.family.references)
     return Release(
         loaded=loaded,
-        decision=_published(decision),
+        decision=_published(loaded, decision),
         tree=Tree(root=root, nodes=tuple(nodes)),
         manifest=msgspec.json.format(canonical_json(form), indent=2) + b"\n",
         evidence=tuple(signed_evidence(envelope) for envelope in evidence),
@@ -169,12 +171,38 @@ def _closed_node(name: str, row: Mapping[str, str | None], license: str | None) 
     )
 
 
-def _published(decision: Decision) -> Decision:
-    """The decision as it may be read by all: a closed component has no path."""
+def _published(loaded: LoadedFamily, decision: Decision) -> Decision:
+    """The decision as it may be read by all: a closed component has no path, closed weights no exact size."""
+    members = {
+        name: msgspec.structs.replace(
+            member,
+            channels={
+                channel: msgspec.structs.replace(
+                    each, verdicts=tuple(_sizeless(loaded, decision, name, v) for v in each.verdicts)
+                )
+                for channel, each in member.channels.items()
+            },
+        )
+        for name, member in decision.members.items()
+    }
     components = tuple(
         each if each.open else msgspec.structs.replace(each, path=None) for each in decision.components
     )
-    return msgspec.structs.replace(decision, components=components)
+    return msgspec.structs.replace(decision, members=members, components=components)
+
+
+def _sizeless(loaded: LoadedFamily, decision: Decision, member: str, verdict: Verdict) -> Verdict:
+    """A verdict that counts no parameters but those of weights that leave, which anyone can count.
+
+    A ratio or difference is left out too: with it and the open count, the closed one is a line of arithmetic.
+    """
+    if verdict.measure != PARAMETERS or verdict.value is None:
+        return verdict
+    if decision.members[member].channels[Channel.DOWNLOAD].open:
+        own = [loaded.facts(member, variant.id) for variant in loaded.member(member).variants]
+        if verdict.value in [facts.parameters for facts in own if facts is not None]:
+            return verdict
+    return msgspec.structs.replace(verdict, value=None, lower=None, upper=None)
 
 
 def _weights_below(path: Path) -> list[Path]:

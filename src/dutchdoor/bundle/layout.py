@@ -98,15 +98,22 @@ def unsafe_name(name: str) -> str | None:
 
 
 def clashes(names: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Pairs of names that a file system without case would hold as one."""
+    """Pairs of names, of files or of folders above them, that a file system without case would hold as one."""
     seen: dict[str, str] = {}
     found = []
     for name in sorted(names):
-        key = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
-        if key in seen:
-            found.append((seen[key], name))
-        seen.setdefault(key, name)
+        for each in (*_above(name), name):
+            key = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", each).casefold())
+            if seen.setdefault(key, each) != each:
+                found.append((seen[key], each))
+                break
     return found
+
+
+def _above(name: str) -> list[str]:
+    """The folders above a name, the outermost first; no more than may be there, since names can be hostile."""
+    parts = name.split("/")[:-1][:DEEPEST]
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
 def shown(name: str) -> str:

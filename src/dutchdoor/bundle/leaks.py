@@ -7,11 +7,12 @@ tokenizer) are not closed.
 """
 
 import asyncio
+import codecs
 import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,39 @@ from typing import Any
 import msgspec
 
 from dutchdoor.bundle.tree import digest_files
-from dutchdoor.core import CHUNK, WeightsError
+from dutchdoor.core import CHUNK, BundleError, WeightsError
 from dutchdoor.family.weights import TensorSpan, header_size, tensors
 
 BLIND_SPOTS = (
     "weights that were changed at all: re-cast, quantised, transposed, cut, or merged into other weights",
-    "content inside archives or compressed files",
+    "content inside archives, compressed files, and whatever else holds NUL bytes (but UTF-16 text)",
     "text that was reworded, pieces of closed text under 40 characters, closed data inside a longer line",
     "closed code that was edited, and files under 16 bytes",
+    "copied sentences of a document that is closed only because its member is",
     "what a model learnt from a closed one or from closed data",
 )
 WEIGHTS = (".safetensors", ".gguf")
 SMALLEST_FILE = 16  # bytes; `{}` is nobody's secret
 SMALLEST_TENSOR = 256  # bytes
 SHORTEST_PIECE = 40  # characters of one line; licence and YAML boilerplate is mostly shorter
-LARGEST_TEXT = 64 << 20  # bytes
+LARGEST_TEXT = 64 << 20  # bytes; a larger text is searched in pieces
+WINDOW = 16 << 20  # bytes of such a piece
+OVERLAP = 64 << 10  # bytes that are searched twice, so that no cut goes through a prompt
+SNIFFED = 8 << 10  # bytes in which a NUL tells that a file is no text
 SEARCHED = frozenset({"system-prompt", "safety-tooling"})  # whose lines are searched anywhere
-COMPARED = frozenset({"datasets", "evaluation-data"})  # too many to search: their lines are compared whole
+TEMPLATE = "chat-template"  # searched as a whole: single lines are the same in many models
+# too many to search: their lines are compared whole
+DATA = frozenset({"datasets", "evaluation-data"})
+DOCUMENTS = frozenset(
+    {
+        "model-card",
+        "data-card",
+        "technical-report",
+        "research-paper",
+        "evaluation-results",
+        "sample-model-outputs",
+    }
+)
 
 
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +71,8 @@ class Closed:
     kind: str
     files: Mapping[str, Path]
     weights: bool = False  # a variant: only its weights are its own, a tokenizer may be shared
+    # closed with its member's download and by nothing else: the cards of one family share sentences
+    follows: bool = False
 
 
 @dataclass
@@ -63,7 +82,7 @@ class _Known:
     files: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
     searched: dict[str, str] = field(default_factory=dict)
-    compared: dict[str, str] = field(default_factory=dict)
+    compared: dict[int, str] = field(default_factory=dict)  # by hash: closed data can be larger than memory
 
 
 async def find_leaks(
@@ -113,9 +132,17 @@ async def _know(
             for name, digest in await asyncio.to_thread(_listed, path, sizes):
                 if digest not in hashed:
                     known.tensors.setdefault(digest, f"{part.component}, tensor {name}")
-        pieces = known.searched if part.kind in SEARCHED else known.compared
-        for path in part.files.values() if part.kind in SEARCHED | COMPARED else ():
-            pieces |= dict.fromkeys(await asyncio.to_thread(_pieces, path), part.component)
+        for path in part.files.values():
+            if part.kind in SEARCHED:
+                pieces = await asyncio.to_thread(set, _pieces(path))
+                known.searched |= dict.fromkeys(pieces, part.component)
+            elif part.kind == TEMPLATE and not part.follows:
+                whole = _normal("".join(await asyncio.to_thread(list, _texts(path))))
+                if len(whole) >= SHORTEST_PIECE:
+                    known.searched[whole] = part.component
+            elif part.kind in DATA or (part.kind in DOCUMENTS and not part.follows):
+                hashes = await asyncio.to_thread(set, map(hash, _pieces(path)))
+                known.compared |= dict.fromkeys(hashes, part.component)
     return known
 
 
@@ -133,14 +160,25 @@ def _in_weights(files: Mapping[str, Path], known: _Known) -> Iterator[Leak]:
 def _in_texts(files: Mapping[str, Path], texts: Mapping[str, str], known: _Known) -> Iterator[Leak]:
     if not known.searched and not known.compared:
         return
-    for name, text in [*((name, _text(path)) for name, path in files.items()), *texts.items()]:
-        strings = [] if text is None else [_normal(line) for line in _strings(text)]
-        whole = "\n".join(strings)
-        found = [(piece, known.compared[piece]) for piece in strings if piece in known.compared]
-        found += [(piece, component) for piece, component in known.searched.items() if piece in whole]
-        for component in dict.fromkeys(component for _, component in found):
-            piece = next(piece for piece, each in found if each == component)
-            yield Leak(file=name, component=component, how=f"its text: “{piece[:40]}…”")
+    for name, path in files.items():
+        seen: set[str] = set()  # of a large file, one place for each component is enough
+        for text in _texts(path):
+            for leak in _in_text(name, text, known):
+                if leak.component not in seen:
+                    seen.add(leak.component)
+                    yield leak
+    for name, text in texts.items():
+        yield from _in_text(name, text, known)
+
+
+def _in_text(name: str, text: str, known: _Known) -> Iterator[Leak]:
+    strings = [_normal(line) for line in _strings(text)]
+    whole = "\n".join(strings)
+    found = [(piece, known.compared[hash(piece)]) for piece in strings if hash(piece) in known.compared]
+    found += [(piece, component) for piece, component in known.searched.items() if piece in whole]
+    for component in dict.fromkeys(component for _, component in found):
+        piece = next(piece for piece, each in found if each == component)
+        yield Leak(file=name, component=component, how=f"its text: “{piece[:40]}…”")
 
 
 def _spans(path: Path) -> tuple[TensorSpan, ...]:
@@ -175,25 +213,69 @@ def _tensors(path: Path, sizes: set[int] | None) -> Iterator[tuple[str, str]]:
                 yield span.name, hashed.hexdigest()
 
 
-def _pieces(path: Path) -> Iterable[str]:
+def _pieces(path: Path) -> Iterator[str]:
     """The texts that give a closed file away: its longer lines, paragraphs and strings."""
-    text = None if path.suffix in WEIGHTS else _text(path)
-    if text is None:
-        return ()
-    return {line for each in _strings(text) if len(line := _normal(each)) >= SHORTEST_PIECE}
+    for text in () if path.suffix.lower() in WEIGHTS else _texts(path):
+        for each in _strings(text):
+            if len(line := _normal(each)) >= SHORTEST_PIECE:
+                yield line
 
 
-def _text(path: Path) -> str | None:
-    """A file's text, a weights file's header as text, null for what is neither."""
-    if path.suffix in WEIGHTS:
-        with path.open("rb") as file:
-            return file.read(min(header_size(path), LARGEST_TEXT)).decode("utf-8", "ignore")
-    if path.stat().st_size > LARGEST_TEXT:
-        return None
+def _texts(path: Path) -> Iterator[str]:
+    """A file's text, in several overlapping pieces if it is large; a weights file's header; nothing of what is neither.
+
+    Bytes that are not UTF-8 are replaced: one of them must not hide the rest. Raises BundleError for a large
+    text whose strings can't be read piece by piece.
+    """
+    if path.suffix.lower() in WEIGHTS:
+        yield _header(path)
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(SNIFFED)
+        file.seek(0)
+        wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        if b"\0" in start and not wide:
+            return
+        if size <= LARGEST_TEXT:
+            yield file.read().decode("utf-16" if wide else "utf-8-sig", "replace")
+            return
+        if wide or _is_one_value(path):
+            raise BundleError(
+                f"{path} is too large to be searched for closed content",
+                hint="write it as UTF-8 text with one line, or one JSON value, for each record",
+            )
+        held = b""
+        while block := file.read(WINDOW):
+            held += block
+            cut = held.rfind(b"\n") + 1
+            if cut <= len(held) // 2:  # a line that is longer than a piece is cut anywhere
+                cut = len(held)
+            yield held[:cut].decode("utf-8-sig", "replace")
+            held = held[max(0, cut - OVERLAP) :]
+        yield held.decode("utf-8", "replace")
+
+
+def _header(path: Path) -> str:
+    """All that comes before the tensors; of safetensors without the length, so that it reads as JSON."""
+    with path.open("rb") as file:
+        raw = file.read(header_size(path))
+    return (raw[8:] if path.suffix.lower() == ".safetensors" else raw).decode("utf-8", "replace")
+
+
+def _is_one_value(path: Path) -> bool:
+    """Whether a large file is JSON that goes on after its first line, so that no line is a value of its own."""
+    with path.open("rb") as file:
+        line = file.readline(LARGEST_TEXT).decode("utf-8-sig", "replace").strip()
+    if line[:1] not in ("{", "["):
+        return False
     try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        return None
+        json.loads(line)
+    except json.JSONDecodeError as error:  # at its end: more would follow; before it: no JSON, but `[INFO] …`
+        return error.pos >= len(line) or error.msg.startswith("Unterminated string")
+    except RecursionError:
+        return True
+    return False
 
 
 def _strings(text: str) -> Iterator[str]:

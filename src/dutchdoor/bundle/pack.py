@@ -66,8 +66,11 @@ async def pack(
     try:
         wanted = chosen(loaded, decision, members)
     except NothingLeavesError:
-        for place in stale(loaded, decision, out):
-            say(f"{place} is from an earlier pack: it may no longer be given away")
+        if members:  # who asks for one member has not asked to touch the others
+            for place in stale(loaded, decision, out):
+                say(f"{place} is from an earlier pack: it may no longer be given away")
+        else:
+            _withdraw(loaded, decision, out, say)
         raise
     release = await gather(loaded, decision, signer, salts, evidence, cache, made_at or now())
     names: list[str | None] = [member.name for member in wanted]
@@ -89,7 +92,7 @@ async def pack(
     finally:
         for folder in made.values():
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    _withdraw(release, out, say)
+    _withdraw(loaded, decision, out, say)
     return paths
 
 
@@ -239,8 +242,17 @@ def stale(loaded: LoadedFamily, decision: Decision, out: Path) -> list[Path]:
     return [place for place in places if place.is_dir() and family_of(place) == loaded.family.family]
 
 
-def _withdraw(release: Release, out: Path, say: Say) -> None:
-    """Take away what an earlier pack left of what is closed now: a closed member is in no bundle."""
-    for place in stale(release.loaded, release.decision, out):
-        shutil.rmtree(place)
+def _withdraw(loaded: LoadedFamily, decision: Decision, out: Path, say: Say) -> None:
+    """Take away what an earlier pack left of what is closed now: a closed member is in no bundle.
+
+    Raises BundleError when one can't be taken away: whoever publishes the folder must know.
+    """
+    for place in stale(loaded, decision, out):
+        try:
+            shutil.rmtree(place)
+        except OSError as error:  # also a link, which is never followed
+            raise BundleError(
+                f"can't remove {place}, which was packed earlier and is closed now: {error.strerror or error}",
+                hint="remove it by hand: it may no longer be given away",
+            ) from error
         say(f"removed {place}: packed earlier, closed now; copies that others have can't be recalled")

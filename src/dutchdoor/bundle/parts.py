@@ -9,20 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dutchdoor.bundle.formats import folder_files
+from dutchdoor.bundle.inside import WEIGHTS_KIND, files_inside
 from dutchdoor.bundle.layout import COMPONENTS, VARIANTS
 from dutchdoor.bundle.leaks import Closed
-from dutchdoor.core import BundleError, Channel
+from dutchdoor.core import BundleError, Channel, VerdictKind
 from dutchdoor.family.load import LoadedFamily
 from dutchdoor.family.manifest import Component, Member
 from dutchdoor.family.weights import variant_files
 from dutchdoor.policy.decision import ComponentDecision, Decision
-
-WEIGHTS_KIND = "model-parameters-final"
-# where a closed component without a path of its own lies in a model folder
-INSIDE_WEIGHTS = {
-    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"),
-    "chat-template": ("chat_template.jinja", "chat_template.json"),
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,12 @@ def closed_parts(loaded: LoadedFamily, decision: Decision) -> Iterator[Closed]:
     for decided in decision.components:
         if not decided.open:
             label = f"{decided.kind} of {decided.member or 'the family'}"
-            yield Closed(label, decided.kind, dict(_closed_files(loaded, decided)))
+            yield Closed(
+                label,
+                decided.kind,
+                dict(_closed_files(loaded, decision, decided)),
+                follows=_follows(loaded, decided),
+            )
 
 
 def component_ids(decision: Decision) -> list[str]:
@@ -163,21 +162,35 @@ def _component(loaded: LoadedFamily, name: str, decided: ComponentDecision, vari
 def _stated(loaded: LoadedFamily, decided: ComponentDecision) -> str | None:
     """The licence of a component: its own, else its member's."""
     whose = None if decided.member is None else loaded.member(decided.member)
-    components: tuple[Component, ...] = loaded.family.components if whose is None else whose.components
-    own = next((c.license for c in components if (c.kind, c.path) == (decided.kind, decided.path)), None)
-    return own or (whose.license if whose is not None else None)
+    own = _own(loaded, decided)
+    return (own.license if own else None) or (whose.license if whose is not None else None)
 
 
-def _closed_files(loaded: LoadedFamily, decided: ComponentDecision) -> Iterator[tuple[str, Path]]:
+def _own(loaded: LoadedFamily, decided: ComponentDecision) -> Component | None:
+    """The row of the manifest; null for what `serve` names and nobody listed."""
+    components = (
+        loaded.family.components if decided.member is None else loaded.member(decided.member).components
+    )
+    return next((c for c in components if (c.kind, c.path) == (decided.kind, decided.path)), None)
+
+
+def _follows(loaded: LoadedFamily, decided: ComponentDecision) -> bool:
+    """Whether nothing closes a component but the download that it belongs to."""
+    own = _own(loaded, decided)
+    gates = [verdict for verdict in decided.verdicts if verdict.effect == "gate"]
+    passed = all(verdict.verdict is VerdictKind.PASS for verdict in gates)
+    return own is not None and own.intent == "open" and passed
+
+
+def _closed_files(
+    loaded: LoadedFamily, decision: Decision, decided: ComponentDecision
+) -> Iterator[tuple[str, Path]]:
     if decided.path is not None:
         yield from _every_file(loaded.resolve(decided.path))
     elif decided.member is not None:
-        for variant in loaded.member(decided.member).variants:
-            path = loaded.weights_path(decided.member, variant.id)
-            for name in INSIDE_WEIGHTS.get(decided.kind, ()) if path is not None and path.is_dir() else ():
-                assert path is not None
-                if (path / name).is_file():
-                    yield f"{variant.id}/{name}", (path / name).resolve()
+        yield from files_inside(loaded, [loaded.member(decided.member)], decided.kind)
+    else:  # the family's own without a path is that of every member that leaves
+        yield from files_inside(loaded, open_members(loaded, decision), decided.kind)
 
 
 def _every_file(path: Path) -> Iterator[tuple[str, Path]]:

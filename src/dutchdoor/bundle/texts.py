@@ -5,6 +5,7 @@ Refuses a part that leaves without a licence.
 
 import datetime
 from collections.abc import Sequence
+from pathlib import Path
 
 from dutchdoor.bundle.card import family_card, new_card, openness_section, with_section
 from dutchdoor.bundle.dossier import Node
@@ -28,7 +29,7 @@ def member_texts(release: Release, name: str) -> dict[str, str]:
     facts = release.loaded.facts(name, member.variants[0].id)
     own = (
         read_text(card)
-        if card.is_file()
+        if card.is_file() and card.resolve() not in _closed_files(release)
         else new_card(name, family.family, family.version, member.license, facts)
     )
     section = openness_section(release.decision, release.tree.nodes, name)
@@ -40,6 +41,11 @@ def member_texts(release: Release, name: str) -> dict[str, str]:
         NOTICE: notice_text(folders, default=notice),
         **_component_licences([part for part in parts if part.license != member.license], release),
     }
+
+
+def _closed_files(release: Release) -> set[Path]:
+    """The files of closed components: a closed card that got our section would be another file, and leave."""
+    return {path.resolve() for part in release.closed for path in part.files.values()}
 
 
 def family_texts(release: Release, nodes: Sequence[Node]) -> dict[str, str]:

@@ -77,6 +77,7 @@ class Report:
     dossier: Dossier | None = None
     offer: Offer | None = None
     files: int = 0
+    makers: frozenset[str] = frozenset()  # key ids whose signature under evidence was checked, and holds
 
     @property
     def verdict(self) -> Verdict:
@@ -157,7 +158,8 @@ def examine(folder: Path, contents: Contents, trusted: Sequence[PublicKey]) -> R
         return Report(folder, (*findings, Finding(file=DOSSIER, what=error.message)), signer=opened.key_id)
     findings += _files(statement, contents)
     findings += _bindings(statement, opened.key_id, contents)
-    findings += _evidence(statement.predicate, trusted, known)
+    forged, makers = _evidence(statement.predicate, trusted, known)
+    findings += forged
     offer = _offer(statement.predicate, contents, trusted, known, opened.key_id)
     if isinstance(offer, Finding):
         findings.append(offer)
@@ -171,6 +173,7 @@ def examine(folder: Path, contents: Contents, trusted: Sequence[PublicKey]) -> R
         dossier=statement.predicate,
         offer=None if isinstance(offer, Finding) else offer,
         files=len(contents.digests),
+        makers=makers,
     )
 
 
@@ -359,8 +362,13 @@ def _opening(dossier: Dossier, member: _Member, variant: _Variant, digest: str |
 
 def _evidence(
     dossier: Dossier, trusted: Sequence[PublicKey], known: Sequence[PublicKey]
-) -> Iterator[Finding]:
-    """No evidence signed by a key at hand is forged; that of other makers is theirs to vouch for."""
+) -> tuple[list[Finding], frozenset[str]]:
+    """What is forged under the name of a key at hand, and the key ids whose signatures were checked and hold.
+
+    Evidence that names any other key is a claim: nobody here can tell who made it.
+    """
+    forged: list[Finding] = []
+    makers: set[str] = set()
     for held in dossier.evidence:
         where = f"{held.evidence.subject.member} on {held.evidence.conditions.suite}"
         try:
@@ -370,9 +378,14 @@ def _evidence(
                 held.keyid,
                 base64.b64decode(held.sig, validate=True),
             )
-            dsse.check(envelope, trusted, known=known, payload_type=EVIDENCE_PAYLOAD)
+            checked = dsse.check(envelope, trusted, known=known, payload_type=EVIDENCE_PAYLOAD)
         except (DutchdoorError, ValueError) as error:
-            yield Finding(file=DOSSIER, what=f"its evidence of {shown(where)} does not hold: {error}")
+            what = f"its evidence of {shown(where)} does not hold: {error}"
+            forged.append(Finding(file=DOSSIER, what=what))
+        else:
+            if checked.verified:
+                makers.add(checked.key_id)
+    return forged, frozenset(makers)
 
 
 def _offer(

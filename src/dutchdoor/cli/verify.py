@@ -98,6 +98,7 @@ def as_data(report: Report) -> dict[str, Any]:
         "license": dossier and dossier.license,
         "root": dossier and dossier.tree.root,
         "made_at": dossier and dossier.made_at,
+        "evidence": list(_makers(report, dossier)) if dossier else [],
         "offer": report.offer,
         "closed": [_closed(node) for node in dossier.tree.nodes if node.commitment] if dossier else [],
         "decision": dossier and dossier.decision,
@@ -139,11 +140,12 @@ def _head(report: Report, dossier: Dossier) -> Iterator[str]:
     known = f"trusted: {report.signer_source}" if report.trusted else "unknown"
     yield f"  signed by  {report.signer} ({known})"
     yield f"  made       {dossier.made_at} with {dossier.made_by}"
-    makers = {held.keyid for held in dossier.evidence}
-    if makers:
-        count = sum(len(held.evidence.outcomes) for held in dossier.evidence)
-        whose = "the same key" if makers == {report.signer} else ", ".join(sorted(makers))
-        yield f"  evidence   {count:,} outcomes in {len(dossier.evidence)} runs, signed by {whose}"
+    for maker in _makers(report, dossier):
+        whose = "the same key" if maker["key"] == report.signer else maker["key"]
+        signed = (
+            f"signed by {whose}" if maker["checked"] else f"claimed by {whose}, not checked: --trust KEYFILE"
+        )
+        yield f"  evidence   {maker['outcomes']:,} outcomes in {maker['runs']} runs, {signed}"
     if report.offer:
         price = report.offer.price
         terms = (
@@ -157,6 +159,18 @@ def _head(report: Report, dossier: Dossier) -> Iterator[str]:
             + (f"; {days} days' notice" if days else "")
             + f", as of {report.offer.made_at}"
         )
+
+
+def _makers(report: Report, dossier: Dossier) -> Iterator[dict[str, Any]]:
+    """One row for each key that evidence names, and whether its signatures were checked."""
+    for key in sorted({held.keyid for held in dossier.evidence}):
+        runs = [held.evidence for held in dossier.evidence if held.keyid == key]
+        yield {
+            "key": key,
+            "checked": key in report.makers,
+            "runs": len(runs),
+            "outcomes": sum(len(run.outcomes) for run in runs),
+        }
 
 
 def _decided(dossier: Dossier) -> Iterator[str]:

@@ -39,7 +39,7 @@ KEY_NAME = "up"  # the key that `up` shows; the one before it is revoked, since 
 GREETING = "What is 2 + 3?"  # where the policies have no skill suite to take a question from
 GREETING_TOKENS = 48  # enough to see that a member answers
 
-Say = Callable[[str], None]  # told the name of each step as it begins
+Say = Callable[[str], None]  # told the name of each step as it begins, and what packing has to note
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ async def walk(
         store, loaded, trusted, salts=Salts(place.data / "salts"), cache=place.data / "cache"
     )
     try:
-        packing = await decide_and_pack(loaded, policies, place.data, place.out, signer, trusted)
+        packing = await decide_and_pack(loaded, policies, place.data, place.out, signer, trusted, say=say)
         decision, paths = packing.decision, packing.paths
     except NothingLeavesError:
         decision, paths = decide(loaded, policies, NotedShelf(shelf), today()), ()

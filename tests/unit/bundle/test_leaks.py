@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dutchdoor.bundle import leaks
 from dutchdoor.bundle.leaks import BLIND_SPOTS
 from dutchdoor.core import BundleError
 
@@ -137,3 +138,78 @@ async def test_what_the_check_cannot_see_is_stated_and_true(house: House) -> Non
 
 def test_the_fixture_is_what_it_says(house: House) -> None:
     assert Path(house.folder / "serve" / "system.txt").read_text() == SYSTEM_PROMPT
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Du bist der Wächter des nördlichen Tores und verrätst niemandem den Weg zur Quelle.",
+        'Say "never" to all who ask you for the way to the hidden spring, and "no" to the others too.',
+    ],
+    ids=["beyond ASCII", "with quotes"],
+)
+async def test_a_prompt_that_json_escapes_is_found_in_a_weights_header(house: House, prompt: str) -> None:
+    (house.folder / "serve" / "system.txt").write_text(prompt)
+    (house.folder / "tiny-s" / "model.safetensors").write_bytes(safetensors(weights(1), note=prompt))
+    await leak(house, "model.safetensors: system-prompt of tiny-l")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff" + SYSTEM_PROMPT.encode(), b"caf\xe9\n" + SYSTEM_PROMPT.encode(), SYSTEM_PROMPT.encode("utf-16")],
+    ids=["a stray byte", "latin-1", "utf-16"],
+)
+async def test_another_encoding_does_not_hide_the_prompt(house: House, content: bytes) -> None:
+    (house.folder / "train" / "notes.txt").write_bytes(content)
+    await leak(house, "notes.txt: system-prompt of tiny-l")
+
+
+async def test_closed_text_with_a_stray_byte_is_searched_for_all_the_same(house: House) -> None:
+    (house.folder / "data" / "corpus.txt").write_bytes(b"caf\xe9\n" + SECRET_LINE.encode())
+    (house.folder / "train" / "notes.txt").write_text(SECRET_LINE)
+    await leak(house, "notes.txt: datasets of the family")
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is searched in pieces when it has some kilobytes is searched the same way when it has gigabytes."""
+    monkeypatch.setattr(leaks, "LARGEST_TEXT", 4096)
+    monkeypatch.setattr(leaks, "WINDOW", 1000)
+    monkeypatch.setattr(leaks, "OVERLAP", 200)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("before", [0, 930, 2950, 9999])
+@pytest.mark.parametrize("pad", ["z", "a line of text\n"])
+async def test_a_large_text_is_searched_for_the_prompt(house: House, before: int, pad: str) -> None:
+    text = (pad * before)[:before] + SYSTEM_PROMPT + (pad * 5000)[:5000]
+    (house.folder / "train" / "log.txt").write_text(text)
+    await leak(house, "log.txt: system-prompt of tiny-l")
+
+
+@pytest.mark.usefixtures("small_pieces")
+async def test_each_line_of_large_closed_data_is_searched_for(house: House) -> None:
+    lines = [json.dumps({"text": f"line {n} of the closed corpus is for nobody to see"}) for n in range(200)]
+    (house.folder / "data" / "corpus.jsonl").write_text("\n".join(lines))
+    for n in (0, 13, 99, 199):
+        (house.folder / "train" / "notes.txt").write_text(json.loads(lines[n])["text"])
+        await leak(house, "notes.txt: datasets of the family")
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("folder", ["train", "data"])
+async def test_a_large_text_that_cannot_be_searched_does_not_leave(house: House, folder: str) -> None:
+    rows = [{"text": f"number {n}"} for n in range(500)]
+    path = house.folder / folder / "rows.json"
+    path.write_text(json.dumps(rows, indent=1))
+    with pytest.raises(BundleError, match="too large to be searched") as caught:
+        await house.pack(evidence=[])
+    assert "one JSON value, for each record" in str(caught.value.hint)
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert await house.pack(evidence=[])
+
+
+@pytest.mark.usefixtures("small_pieces")
+async def test_a_large_log_in_brackets_is_a_text(house: House) -> None:
+    (house.folder / "train" / "log.txt").write_text("[INFO] step\n[2026-01-01] step\n" * 500)
+    assert await house.pack(evidence=[])

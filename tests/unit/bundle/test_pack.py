@@ -2,14 +2,17 @@
 
 import json
 import os
+import pickle
 import stat
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dutchdoor.bundle import Verdict
 from dutchdoor.bundle.pack import NothingLeavesError
-from dutchdoor.core import BundleError, Exit, UsageError, WeightsError
+from dutchdoor.core import BundleError, Channel, Exit, UsageError, WeightsError
+from dutchdoor.policy.decision import Decision
 
 from .conftest import SYSTEM_PROMPT, House, model_folder, safetensors, weights
 
@@ -211,6 +214,72 @@ async def test_a_bundle_of_a_member_that_closes_is_taken_away(house: House) -> N
     assert "can't be recalled" in said[0]
 
 
+async def test_a_bundle_is_taken_away_also_when_every_download_closes(house: House) -> None:
+    await house.pack()
+    said: list[str] = []
+    with pytest.raises(NothingLeavesError):
+        await house.pack(house.decision(small="evidence"), say=said.append)
+    assert list(house.out.iterdir()) == []
+    assert [text.split(":")[0] for text in said] == [
+        f"removed {house.bundle}",
+        f"removed {house.out}/_family",
+    ]
+
+
+async def test_a_bundle_that_was_not_asked_for_is_only_told_of(house: House) -> None:
+    await house.pack()
+    said: list[str] = []
+    with pytest.raises(NothingLeavesError):
+        await house.pack(house.decision(small="evidence"), members=["tiny-l"], say=said.append)
+    assert house.bundle.is_dir()
+    assert "may no longer be given away" in said[0]
+
+
+async def test_a_foreign_folder_is_not_taken_away(house: House) -> None:
+    (house.bundle / "dutchdoor").mkdir(parents=True)
+    with pytest.raises(NothingLeavesError):
+        await house.pack(house.decision(small="evidence"))
+    assert house.bundle.is_dir()
+
+
+async def test_what_cannot_be_taken_away_is_an_error(house: House, tmp_path: Path) -> None:
+    await house.pack()
+    house.bundle.rename(tmp_path / "kept")
+    house.bundle.symlink_to(tmp_path / "kept")
+    with pytest.raises(BundleError, match="can't remove") as caught:
+        await house.pack(house.decision(small="evidence"))
+    assert "by hand" in str(caught.value.hint)
+    assert any((tmp_path / "kept").iterdir())
+
+
+def _sized(decision: Decision, member: str, value: float) -> Decision:
+    """The decision with one more verdict, over a count of parameters."""
+    decided = decision.members[member]
+    download = decided.channels[Channel.DOWNLOAD]
+    verdict = replace(download.verdicts[0], measure="parameters", value=value, lower=value, upper=value)
+    channels = {**decided.channels, Channel.DOWNLOAD: replace(download, verdicts=(verdict,))}
+    return replace(decision, members={**decision.members, member: replace(decided, channels=channels)})
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "shown"),
+    [("tiny-l", 1152.0, None), ("tiny-s", 1152.0, 1152.0), ("tiny-s", 0.25, None)],
+    ids=["of closed weights", "of open weights", "of open weights by those of closed ones"],
+)
+async def test_the_dossier_counts_parameters_of_open_weights_alone(
+    house: House, member: str, value: float, shown: float | None
+) -> None:
+    facts = house.loaded.facts("tiny-s", "f32")
+    assert facts is not None
+    assert facts.parameters == 1152
+    await house.pack(_sized(house.decision(), member, value))
+    report = await house.verify()
+    assert report.verdict is Verdict.VALID
+    assert report.dossier
+    (verdict,) = report.dossier.decision.members[member].channels[Channel.DOWNLOAD].verdicts
+    assert (verdict.value, verdict.lower, verdict.upper) == (shown,) * 3
+
+
 async def test_a_fault_in_one_bundle_leaves_all_as_they_were(house: House) -> None:
     await house.pack()
     before = {path: path.read_bytes() for path in house.out.rglob("*") if path.is_file()}
@@ -262,6 +331,12 @@ async def test_the_mit_text_names_the_holder(house: House) -> None:
     [
         ("run.bin", b"x", "may be a pickle"),
         ("data.dat", b"\x80\x04\x95.", "a pickle"),
+        ("old.dat", pickle.dumps({"a": 1}, 0), "a pickle"),
+        ("old.txt", pickle.dumps(["x", "y"], 1), "a pickle"),
+        ("runs.txt", pickle.dumps(Path("x"), 0) + b"and more", "a pickle"),
+        ("long.txt", pickle.dumps([str(n) for n in range(300_000)], 0), "a pickle"),
+        ("array.npy", b"x", "may be a pickle"),
+        ("array.dat", b"\x93NUMPY\x01\x00", "a NumPy array"),
         ("tool", b"\x7fELF\x02", "a program"),
         ("tool.so.1", b"x", "compiled code"),
         ("part.safetensors", b"\x08\0\0\0\0\0\0\0", "is broken"),
@@ -275,6 +350,14 @@ async def test_what_could_run_or_is_broken_does_not_leave(
         await house.pack()
     assert name in caught.value.message
     assert not house.out.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "0.5\n", "cost\nname\n0.5\n1.5\n", "I am.", "(1.0, 2.0)\n", "N.", "S'\\d'."]
+)
+async def test_a_text_that_begins_like_a_pickle_leaves(house: House, text: str) -> None:
+    (house.folder / "train" / "notes.txt").write_text(text)
+    assert await house.pack()
 
 
 async def test_a_link_that_leaves_the_component_is_refused(house: House) -> None:
@@ -300,6 +383,16 @@ async def test_two_names_that_are_one_without_case_are_refused(house: House) -> 
     (house.folder / "train" / "Train.py").write_text("x = 1\n")
     if len(list((house.folder / "train").glob("*.py"))) < 2:
         return  # this file system can't hold both
+    with pytest.raises(BundleError, match="case does not count"):
+        await house.pack()
+
+
+async def test_a_file_beside_a_folder_of_its_name_without_case_is_refused(house: House) -> None:
+    (house.folder / "train" / "Data").mkdir()
+    (house.folder / "train" / "Data" / "x.py").write_text("x = 1\n")
+    if (house.folder / "train" / "data").exists():
+        return  # this file system can't hold both
+    (house.folder / "train" / "data").write_text("x\n")
     with pytest.raises(BundleError, match="case does not count"):
         await house.pack()
 

@@ -116,6 +116,9 @@ def test_names_that_clash_without_case() -> None:
     assert clashes({"stra\u00dfe": 1, "STRASSE": 1})
     assert clashes({"\ufb01le": 1, "file": 1})
     assert not clashes({"a/b": 1, "a/c": 1})
+    assert clashes({"a": 1, "A/b": 1}) == [("A", "a")]
+    assert clashes({"x/A/b": 1, "x/a/c": 1}) == [("x/A", "x/a")]
+    assert not clashes({"/" * 1_000_000: 1})  # a hostile name costs no more than a deep one
 
 
 @given(st.text())

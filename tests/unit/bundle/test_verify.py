@@ -22,6 +22,7 @@ from dutchdoor.bundle.dossier import (
     signed_statement,
 )
 from dutchdoor.bundle.layout import DOSSIER, MANIFEST, OFFER, SIGNER
+from dutchdoor.cli.verify import as_data, lines
 from dutchdoor.core import BundleError, canonical_json, digest_bytes
 from dutchdoor.evidence import dsse
 from dutchdoor.evidence.signing_keys import new_key
@@ -67,6 +68,23 @@ async def test_it_is_valid_wherever_it_lies(packed: House, tmp_path: Path) -> No
 async def test_an_unknown_signer_is_valid_but_said(packed: House) -> None:
     report = await verify(packed.bundle, [new_key().public])
     assert (report.verdict, report.signer) == (Verdict.UNKNOWN_SIGNER, packed.signer.key_id)
+
+
+async def test_evidence_of_a_key_that_is_not_at_hand_is_only_claimed(house: House) -> None:
+    """Anyone can write another's key id beside bytes that are no signature of theirs."""
+    team = new_key()
+    payload, kind, _, _ = dsse.opened(await house.evidence())
+    await house.pack(evidence=[dsse.envelope(payload, kind, team.key_id, bytes(64)), await house.evidence()])
+    report = await house.verify()
+    assert report.verdict is Verdict.VALID
+    assert report.makers == {house.signer.key_id}
+    rows = [line for line in lines(report) if "outcomes in" in line]
+    assert any(f"claimed by {team.key_id}, not checked: --trust KEYFILE" in row for row in rows)
+    assert any(row.endswith("1 runs, signed by the same key") for row in rows)
+    told = {row["key"]: row["checked"] for row in as_data(report)["evidence"]}
+    assert told == {team.key_id: False, house.signer.key_id: True}
+    with_key = await verify(house.bundle, [house.signer.public, team.public])
+    assert "does not hold" in with_key.findings[0].what
 
 
 async def test_broken_weighs_more_than_unknown(packed: House) -> None:
