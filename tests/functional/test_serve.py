@@ -1,6 +1,7 @@
 """`dutchdoor serve` as users meet it: a real process, the official `openai` client, real models, `kill -9`."""
 
 import json
+import os
 import random
 import signal
 import socket
@@ -268,6 +269,32 @@ def test_an_answer_under_way_is_finished_when_the_server_is_asked_to_stop(
                 rest = list(stream)
             text = "".join(chunk.choices[0].delta.content or "" for chunk in [first, *rest])
             assert text == "a b c d e f g h" and server.process.wait(30) == 0
+
+
+def test_a_second_signal_cuts_what_is_under_way_and_leaves_no_folder_of_an_engine(
+    tmp_path: Path, place: Path
+) -> None:
+    (scratch := tmp_path / "scratch").mkdir()
+    with upstream_thread(Reply(text="a b c", stall_after=2)) as upstream:
+        (tmp_path / "routes.yaml").write_text(ROUTES.format(url=upstream.url, tiny=place / "tiny"))
+        with serving("routes.yaml", cwd=tmp_path, env={**os.environ, "TMPDIR": str(scratch)}) as server:
+            key = server.key()["key"]
+            with openai.OpenAI(base_url=server.url, api_key=key, max_retries=0) as client:
+                client.chat.completions.create(model="local", messages=HI, max_tokens=2)
+                assert list(scratch.iterdir())
+                stream = client.chat.completions.create(model="assistant", messages=HI, stream=True)
+                next(iter(stream))
+                server.process.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+                server.process.send_signal(signal.SIGINT)
+                with pytest.raises(openai.APIError, match="broke off"):
+                    list(stream)
+            assert server.process.wait(10) == 0
+            assert not list(scratch.iterdir())
+            assert not any("Traceback" in line for line in server.log)
+    ledger = sqlite3.connect(tmp_path / ".dutchdoor" / "ledger.sqlite3")
+    assert ledger.execute("SELECT count(*) FROM usage WHERE state = 'broken'").fetchone()[0] == 1
+    ledger.close()
 
 
 def test_after_kill_9_every_answer_that_came_in_full_is_in_the_ledger(tmp_path: Path, place: Path) -> None:

@@ -16,7 +16,10 @@ from dutchdoor.gateway.chat import Exchange, authenticate
 from dutchdoor.gateway.errors import ApiError, unknown_model
 from dutchdoor.gateway.routing import Route
 from dutchdoor.gateway.targets import Target
+from dutchdoor.gateway.unbooked import Unbooked
 from dutchdoor.ledger.store import Ledger
+
+CLOSING_S = 10.0  # how long answers that were cut have to be booked before the ledger is closed
 
 
 class Gateway:
@@ -31,6 +34,9 @@ class Gateway:
         self.routes = {route.model: route for route in routes}
         self.ready = False
         self.draining = False
+        self.closed = False
+        self._unbooked = Unbooked(ledger)
+        self._under_way: set[asyncio.Task[None]] = set()
         self._pages = pages
 
     @property
@@ -46,13 +52,19 @@ class Gateway:
         self.ready = True
 
     async def close(self) -> None:
-        """Close every target once, then the ledger."""
+        """Close every target once, then the ledger; closing again does nothing."""
         self.ready = False
+        if self.closed:
+            return
+        self.closed = True
+        if self._under_way:  # cut by the server, and not booked yet
+            await asyncio.wait(self._under_way, timeout=CLOSING_S)
         for target in self.targets:
             try:
                 await target.close()
             except DutchdoorError as error:
                 log.write(log.faults, logging.ERROR, "close", target=target.name, message=error.message)
+        await self._unbooked.close()
         await self.ledger.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +80,7 @@ class Gateway:
         try:
             if path == "/v1/chat/completions":
                 _only(method, "POST")
-                await Exchange(self.ledger, self.routes, scope, receive, send).run()
+                await self._chat(scope, receive, send)
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 _only(method, "GET")
                 await self._models(scope, send)
@@ -89,6 +101,15 @@ class Gateway:
             await respond_error(
                 send, ApiError(500, "A fault in the gateway.", type="server_error", code="fault")
             )
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            await Exchange(self.ledger, self._unbooked, self.routes, scope, receive, send).run()
+        finally:
+            self._under_way.discard(task)
 
     async def _models(self, scope: Scope, send: Send) -> None:
         await authenticate(scope, self.ledger)

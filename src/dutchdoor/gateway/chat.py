@@ -31,12 +31,15 @@ from dutchdoor.gateway.errors import (
     ApiError,
     BrokenStreamError,
     TargetError,
+    UnableError,
     over_budget,
+    stopping,
     unknown_model,
     wrong_key,
 )
 from dutchdoor.gateway.routing import Route, worst_case
 from dutchdoor.gateway.targets import BYTES_PER_TOKEN, Call, Stream, Target, Whole
+from dutchdoor.gateway.unbooked import Unbooked
 from dutchdoor.gateway.upstream import stream_error_event
 from dutchdoor.gateway.wire import read_envelope
 from dutchdoor.ledger.keys import Key
@@ -47,6 +50,8 @@ EVENTS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx in front would otherwise hold the stream back
 )
+
+GOODBYE_S = 2.0  # how long the last words of a stream that is cut wait for a client that does not read
 
 BROKE_OFF = stream_error_event("The answer broke off before its end.")
 
@@ -67,16 +72,24 @@ class Exchange:
     """One request from its headers to its settlement."""
 
     def __init__(
-        self, ledger: Ledger, routes: Mapping[str, Route], scope: Scope, receive: Receive, send: Send
+        self,
+        ledger: Ledger,
+        unbooked: Unbooked,
+        routes: Mapping[str, Route],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self.id = "req_" + secrets.token_hex(12)
         self._ledger = ledger
+        self._unbooked = unbooked
         self._routes = routes
         self._scope = scope
         self._receive = receive
         self._send = send
         self._began = time.monotonic()
         self._started = False  # whether the client has got a status line
+        self._cut = False  # whether the server stops before this answer has come to its end
 
     @property
     def _headers(self) -> list[tuple[bytes, bytes]]:
@@ -120,21 +133,25 @@ class Exchange:
         await self._watched(self._answer(call, targets))
 
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run the answer, and cancel it when the client leaves."""
+        """Run the answer, and cancel it when the client leaves or the server has waited long enough."""
         answering = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(until_gone(self._receive))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 answering.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await answering
+        except asyncio.CancelledError:  # the client is still there: it is told, and charged what it has got
+            self._cut = True
+            answering.cancel()
         finally:
             leaving.cancel()
-            answering.cancel()  # does nothing unless we are cancelled ourselves: the server is being stopped
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
+        if self._cut and not self._started:
+            raise stopping()
 
     async def _answer(self, call: Call, targets: list[Target]) -> None:
-        settlement = Settlement(self._ledger, call, targets[0])
+        settlement = Settlement(self._ledger, self._unbooked, call, targets[0])
         try:
             target, reply = await self._first(call, targets)
             settlement.target = target
@@ -156,7 +173,7 @@ class Exchange:
         for target in targets:
             try:
                 return target, await target.answer(call)
-            except TargetError as error:
+            except TargetError as error:  # or it cannot do what is asked, and another one may
                 failures.append(error)
                 log.write(
                     log.faults, logging.WARNING, "target", id=self.id, target=target.name, message=str(error)
@@ -179,6 +196,11 @@ class Exchange:
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             settlement.state = "finished"
             end = stream.tail
+        except asyncio.CancelledError:
+            if not self._cut:  # the client has left
+                raise
+            settlement.state = "broken"
+            end = BROKE_OFF
         except BrokenStreamError as error:
             settlement.state = "broken"
             log.write(
@@ -201,7 +223,13 @@ class Exchange:
         except LedgerError as error:  # an answer that is not booked has no end
             log.write(log.faults, logging.ERROR, "ledger", id=self.id, message=error.message)
             end = stream_error_event("The answer could not be booked.")
-        await self._send({"type": "http.response.body", "body": end, "more_body": False})
+        last = {"type": "http.response.body", "body": end, "more_body": False}
+        if not self._cut:
+            await self._send(last)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._send(last)
 
     def _log(self, call: Call, used: Used) -> None:
         log.write(
@@ -220,41 +248,50 @@ class Exchange:
 
 
 class Settlement:
-    """What a request came to, booked exactly once. Until a target has answered it came to nothing."""
+    """What a request came to, booked exactly once. Until a target has answered it came to nothing.
 
-    def __init__(self, ledger: Ledger, call: Call, target: Target) -> None:
+    What cannot be booked now is left to `unbooked`, and the LedgerError goes on.
+    """
+
+    def __init__(self, ledger: Ledger, unbooked: Unbooked, call: Call, target: Target) -> None:
         self.target = target
         self.stream: Stream | None = None
         self.state: State = "failed"
         self._ledger = ledger
+        self._unbooked = unbooked
         self._call = call
+        self._closed = False
         self._booked: Used | None = None
 
     async def whole(self, answer: Whole) -> None:
         """Book an answer in one piece."""
         if answer.usage is not None:
-            await self._book("finished", "reported", answer.usage.input_tokens, answer.usage.output_tokens)
+            tokens = (answer.usage.input_tokens, answer.usage.output_tokens)
+            used = self._used("finished", "reported", *tokens)
         else:
             guess = -(-answer.said // BYTES_PER_TOKEN)
-            await self._book("finished", "relayed", self._call.input_guess, guess)
+            used = self._used("finished", "relayed", self._call.input_guess, guess)
+        # an answer that cannot be booked is not sent, so later it is charged nothing
+        await self._book(used, later=self._used("failed", "none", 0, 0))
 
     async def close(self) -> Used | None:
-        """Book whatever was delivered, if that is not done yet; returns what was booked."""
-        if self._booked is not None:
+        """Book whatever was delivered, if that was not tried yet; returns what was booked."""
+        if self._closed:
             return self._booked
         if self.stream is None:
-            await self._book("failed", "none", 0, 0)
+            used = self._used("failed", "none", 0, 0)
         else:
             state: State = "left" if self.state == "failed" else self.state
             usage = self.stream.usage
             if usage is not None:
-                await self._book(state, "reported", usage.input_tokens, usage.output_tokens)
+                used = self._used(state, "reported", usage.input_tokens, usage.output_tokens)
             else:
-                await self._book(state, "relayed", self._call.input_guess, self.stream.relayed)
+                used = self._used(state, "relayed", self._call.input_guess, self.stream.relayed)
+        await self._book(used, later=used)
         return self._booked
 
-    async def _book(self, state: State, counted: Counted, input_tokens: int, output_tokens: int) -> None:
-        used = Used(
+    def _used(self, state: State, counted: Counted, input_tokens: int, output_tokens: int) -> Used:
+        return Used(
             target=self.target.name,
             state=state,
             counted=counted,
@@ -262,8 +299,19 @@ class Settlement:
             output_tokens=output_tokens,
             price=self.target.price,
         )
+
+    async def _book(self, used: Used, *, later: Used) -> None:
+        self._closed = True
         self._booked = used
-        settled = await self._ledger.settle(self._call.request, used)
+        try:
+            settled = await self._ledger.settle(self._call.request, used)
+        except asyncio.CancelledError:  # the write goes on; whether it failed is seen by settling again
+            self._unbooked.add(self._call.request, later)
+            raise
+        except LedgerError:
+            self._booked = None
+            self._unbooked.add(self._call.request, later)
+            raise
         if settled is not None and settled.alarm is not None:
             log.write(log.faults, logging.ERROR, "alarm", id=self._call.request, message=settled.alarm)
 
@@ -273,9 +321,16 @@ def _unavailable() -> ApiError:
 
 
 def _all_failed(failures: list[TargetError]) -> ApiError:
-    """What a client is told when no target could answer: 429 where all were busy, else the last one's
-    status.
+    """What a client is told when no target could answer: 400 where none can do what is asked, 429 where the
+    others were busy, else the last one's status.
     """
+    if all(isinstance(each, UnableError) for each in failures):
+        refusal = failures[0]
+        assert isinstance(refusal, UnableError)
+        return refusal.refusal
+    failures = [
+        each for each in failures if not isinstance(each, UnableError)
+    ]  # these may do it another time
     last = failures[-1]
     if all(each.status == 429 for each in failures):
         return ApiError(

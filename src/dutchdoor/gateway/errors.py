@@ -10,6 +10,7 @@ import msgspec
 
 # ApiError              what a client is told: a status and OpenAI's error object
 # TargetError           one target could not answer, before the first byte: the next one is asked
+# └── UnableError       it cannot do what is asked, which only it could tell: the next one is asked
 # BrokenStreamError     a target broke after the first byte: the stream ends with an error in it
 class ApiError(Exception):
     """An answer that is an error, in OpenAI's form."""
@@ -50,6 +51,14 @@ class TargetError(Exception):
         self.headers = headers
 
 
+class UnableError(TargetError):
+    """One target cannot do what is asked; `refusal` is what the client gets when no other can either."""
+
+    def __init__(self, refusal: ApiError) -> None:
+        super().__init__("it cannot do what is asked", status=refusal.status)  # its words may quote a prompt
+        self.refusal = refusal
+
+
 class BrokenStreamError(Exception):
     """A target broke after its first byte. The message is for logs."""
 
@@ -84,6 +93,11 @@ def wrong_key() -> ApiError:
 def unknown_model(name: str) -> ApiError:
     """404; a model that is held looks exactly like one that never was."""
     return ApiError(404, f"The model `{name[:200]}` does not exist.", code="model_not_found", param="model")
+
+
+def stopping() -> ApiError:
+    """503 for a request whose answer had not begun when the server stopped; another server may take it."""
+    return ApiError(503, "The server is stopping.", type="server_error", code="stopping")
 
 
 def over_budget(message: str) -> ApiError:

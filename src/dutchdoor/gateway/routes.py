@@ -150,14 +150,14 @@ async def build_from_routes(
         for name in dict.fromkeys(name for plan in loaded.routes for name in plan.to):
             opened[name] = await _open(loaded, name, data, trusted, threads)
             undo.push_async_callback(opened[name].close)
-        gateway = Gateway(ledger, [_route(plan, opened, loaded.targets) for plan in loaded.routes])
+        gateway = Gateway(ledger, [_route(plan, opened) for plan in loaded.routes])
         undo.pop_all()
         return gateway
 
 
-def _route(plan: RoutePlan, opened: Mapping[str, Target], rows: Mapping[str, TargetRow]) -> Route:
+def _route(plan: RoutePlan, opened: Mapping[str, Target]) -> Route:
     first = opened[plan.to[0]]
-    price = rows[plan.to[0]].price
+    price = first.price  # what is billed, which for a member may be its family's price
     context = first.engine.info.context_length if isinstance(first, EngineTarget) else None
     return Route(
         model=plan.model,
@@ -166,7 +166,7 @@ def _route(plan: RoutePlan, opened: Mapping[str, Target], rows: Mapping[str, Tar
         unpriced=plan.unpriced,
         about=About(
             context_length=context,
-            price=None if price is None else {"input": price.input, "output": price.output},
+            price=None if price is None else price.usd_per_million(),
         ),
     )
 
@@ -181,7 +181,10 @@ async def _open(
         return HttpTarget(name, row.url, row.model, price, key=key_from(row.key_env, name), can=row.can)
     if row.family is not None:
         assert row.member is not None
-        return await _member(folder / row.family, row.member, name, row, trusted, threads)
+        family = folder / row.family
+        # a folder that was given holds the evidence of all; the default one is only beside the routes file
+        beside = family.parent / ".dutchdoor" if data == folder / ".dutchdoor" else data
+        return await _member(family, row.member, name, row, trusted, threads, beside)
     weights = (
         folder / (row.weights or "") if row.bundle is None else await _bundle(folder / row.bundle, trusted)
     )
@@ -206,9 +209,15 @@ async def _bundle(path: Path, trusted: Sequence["PublicKey"]) -> Path:
 
 
 async def _member(
-    path: Path, member: str, name: str, row: TargetRow, trusted: Sequence["PublicKey"], threads: int | None
+    path: Path,
+    member: str,
+    name: str,
+    row: TargetRow,
+    trusted: Sequence["PublicKey"],
+    threads: int | None,
+    data: Path,
 ) -> Target:
-    """A member of a family, decided from the evidence beside its manifest.
+    """A member of a family, decided from the evidence in a data folder.
 
     The routes file's price goes first.
     """
@@ -217,7 +226,6 @@ async def _member(
 
     family = load_family(path)
     found = family.member(member)
-    data = path.parent / ".dutchdoor"
     decision = (await decide_from_store(family, data, trusted)).decision
     if found not in served_members(family, decision):
         raise EngineError(

@@ -84,6 +84,18 @@ class GatewayServer:
         if self._task is not None:
             await self._task
             self._task = None
+            await self._close_app()
+
+    async def _close_app(self) -> None:
+        """Close the gateway where uvicorn did not, which skips that when it is hurried: engines leave folders
+        and processes behind otherwise.
+        """
+        if self.app.closed:
+            return
+        for task in list(self._server.server_state.tasks):
+            task.cancel()
+        await self._server.lifespan.shutdown()
+        await self.app.close()
 
     def hurry(self) -> None:
         """Do not wait for answers under way any longer."""

@@ -5,7 +5,7 @@ Decides nothing itself. A member that is held is nowhere: no route, no engine, n
 
 import contextlib
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dutchdoor.family.load import LoadedFamily, served_variant
 from dutchdoor.family.manifest import Member
 from dutchdoor.gateway.app import Gateway
 from dutchdoor.gateway.asgi import App
+from dutchdoor.gateway.private import hider
 from dutchdoor.gateway.routing import About, Route, price_of
 from dutchdoor.gateway.targets import PARALLEL, TOKENS_PER_MESSAGE, EngineTarget, Target
 from dutchdoor.gateway.upstream import HttpTarget, key_from
@@ -78,6 +79,7 @@ async def open_member(
     prompt = None if serve.system_prompt is None else loaded.resolve(serve.system_prompt).read_text("utf-8")
     guard = None if serve.guard is None else load_guard(loaded.resolve(serve.guard))
     name, price = name or member.name, price_of(member.price)
+    hide: Callable[[str], str] = str
     if serve.target is not None:
         key = key_from(serve.target.key_env, member.name)
         if guard is None:
@@ -85,13 +87,14 @@ async def open_member(
                 name, serve.target.url, serve.target.model, price, key=key, system_prompt=prompt
             )
         engine: Engine = HttpEngine(serve.target.url, serve.target.model, key)
+        hide = hider(serve.target.url, key)
     else:
         path = weights_of(loaded, member)
         engine = await open_engine(path, threads=threads, parallel=PARALLEL, cache=data / "cache")
     if prompt is not None or guard is not None:
         engine = guarded(engine, prompt, guard)
     own = 0 if prompt is None else len(prompt.encode()) + TOKENS_PER_MESSAGE
-    return EngineTarget(name, engine, price, own=own)
+    return EngineTarget(name, engine, price, own=own, hide=hide)
 
 
 def weights_of(loaded: LoadedFamily, member: Member) -> Path:

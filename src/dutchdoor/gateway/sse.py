@@ -7,7 +7,8 @@ else.
 """
 
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,7 +19,8 @@ MARKER = b"[DONE]"
 BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
 HAS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
-FAILED = re.compile(rb'^data: ?\{\s*"error"\s*:', re.MULTILINE)
+MAY_HAVE_FAILED = re.compile(rb'"error"\s*:(?!\s*null)|^event: ?error', re.MULTILINE)
+ERROR_EVENT = re.compile(rb"^event: ?error", re.MULTILINE)
 WORD = re.compile(
     rb'"(?:content|reasoning_content|reasoning|refusal|arguments)"\s*:\s*"(?!")'
 )  # a delta that says something
@@ -37,7 +39,16 @@ class _Counts(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw(b"null")
     choices: list[msgspec.Raw] = []
+
+
+class _Choice(msgspec.Struct):
+    message: dict[str, Any] = {}
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = []
 
 
 _EVENT = msgspec.json.Decoder(_Event)
@@ -48,6 +59,31 @@ def read_usage(body: bytes) -> Usage | None:
     """The usage of a whole answer or of one event's data; null where it has none that can be read."""
     parsed = _parse(body)
     return None if parsed is None else _usage(parsed)
+
+
+def bytes_said(body: bytes) -> int:
+    """Bytes of text in a whole answer's messages, where no usage tells the tokens: what a stream would have
+    sent.
+    """
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
+    return sum(_message_bytes(choice.message) for choice in answer.choices)
+
+
+def _message_bytes(message: dict[str, Any]) -> int:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    texts += [message.get("refusal"), message.get("reasoning_content") or message.get("reasoning")]
+    asked = message.get("tool_calls")
+    calls = (
+        [each.get("function") for each in asked if isinstance(each, dict)] if isinstance(asked, list) else []
+    )
+    for function in (*calls, message.get("function_call")):
+        texts += [function.get("arguments")] if isinstance(function, dict) else []
+    return sum(len(text.encode()) for text in texts if isinstance(text, str))
 
 
 def is_answer(body: bytes) -> bool:
@@ -96,7 +132,7 @@ class EventStream:
         return self._pass(rest) if rest else b""
 
     def _pass(self, events: bytes) -> bytes:
-        if self.tail:  # nothing comes after the end marker
+        if self.tail or self.failed:  # nothing comes after the end marker, or after an error
             return b""
         if MARKER in events and (end := END.search(events)):
             events, self.tail = events[: end.start()], events[end.start() :].rstrip() + b"\n\n"
@@ -104,31 +140,56 @@ class EventStream:
             return b""
         if not self.finished and FINISHED.search(events):
             self.finished = True
-        if FAILED.search(events):
-            self.failed = True
+        if MAY_HAVE_FAILED.search(events):
+            events = self._before_error(events)
         if HAS_USAGE.search(events):
             events = self._read(events)
         self.relayed += len(WORD.findall(events))
         return events
 
-    def _read(self, events: bytes) -> bytes:
+    def _before_error(self, events: bytes) -> bytes:
+        """The events before an upstream's error, whose words may hold its key or its address: they stay
+        here.
+        """
         kept = []
-        start = 0
-        for boundary in BOUNDARY.finditer(events):
-            kept.append(self._one(events[start : boundary.end()]))
-            start = boundary.end()
-        kept.append(self._one(events[start:]))
+        for event in _each(events):
+            if MAY_HAVE_FAILED.search(event) and _is_error(event):
+                self.failed = True
+                break
+            kept.append(event)
         return b"".join(kept)
+
+    def _read(self, events: bytes) -> bytes:
+        return b"".join(self._one(event) for event in _each(events))
 
     def _one(self, event: bytes) -> bytes:
         if not HAS_USAGE.search(event):
             return event
-        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
-        parsed = _parse(data)
+        parsed = _parse(_data(event))
         if parsed is None:
             return event
         self.usage = _usage(parsed) or self.usage
         return event if self.keep_usage or parsed.choices else b""
+
+
+def _each(events: bytes) -> Iterator[bytes]:
+    start = 0
+    for boundary in BOUNDARY.finditer(events):
+        yield events[start : boundary.end()]
+        start = boundary.end()
+    if start < len(events):
+        yield events[start:]
+
+
+def _data(event: bytes) -> bytes:
+    return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+
+
+def _is_error(event: bytes) -> bool:
+    if ERROR_EVENT.search(event):
+        return True
+    parsed = _parse(_data(event))
+    return parsed is None or bytes(parsed.error) != b"null"  # what cannot be read is not passed on
 
 
 def _parse(data: bytes) -> _Event | None:

@@ -5,14 +5,14 @@ answers whole or as a stream of events. It knows neither keys nor budgets.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
 from dutchdoor.core import DutchdoorError, EngineError, UsageError
 from dutchdoor.engines.interface import ChatRequest, Chunk, Engine, TokenLogprob, Usage
-from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError
+from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, UnableError
 from dutchdoor.gateway.wire import (
     ChatBody,
     Envelope,
@@ -125,8 +125,8 @@ class Target(Protocol):
         ...
 
     async def answer(self, call: Call) -> Whole | Stream:
-        """Raises TargetError where another target may be asked, ApiError where the request itself is
-        refused.
+        """Raises TargetError where another target may be asked (UnableError where this one cannot do it),
+        ApiError where the request itself is refused.
         """
         ...
 
@@ -135,14 +135,24 @@ class Target(Protocol):
 
 class EngineTarget:
     """An engine of our own: llama.cpp, transformers, or an upstream behind a guard. `own` is what the
-    member's system prompt adds to each request, in bytes.
+    member's system prompt adds to each request, in bytes; `hide` takes an upstream's key and address out of
+    its words.
     """
 
-    def __init__(self, name: str, engine: Engine, price: Price | None, *, own: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        price: Price | None,
+        *,
+        own: int = 0,
+        hide: Callable[[str], str] = str,
+    ) -> None:
         self.name = name
         self.price = price
         self.engine = engine
         self._own = own
+        self._hide = hide
 
     def check(self, call: Call) -> None:
         chat_request(call.chat(f"'{call.envelope.model}'"), 1)
@@ -167,7 +177,8 @@ class EngineTarget:
         except UsageError as error:  # the engine cannot do what is asked
             await stream.close()
             code = "context_length_exceeded" if isinstance(error, EngineError) else None  # both: too long
-            raise ApiError(400, error.message, code=code, param="messages" if code else None) from error
+            message, param = self._hide(error.message), "messages" if code else None
+            raise UnableError(ApiError(400, message, code=code, param=param)) from error
         except DutchdoorError as error:
             await stream.close()
             raise TargetError(error.message, status=503) from error

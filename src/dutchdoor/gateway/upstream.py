@@ -1,13 +1,15 @@
 """An upstream in the OpenAI dialect: the body goes there as it came, the stream comes back as it is.
 
-The only edits: the model's name there, an output cap where none is given, a request for usage in streams,
-and a member's own system prompt, put first. The client's key never goes upstream, the upstream's key never
-comes back.
+The only edits: the model's name there, the output cap under the one name that is read there, a request for
+usage in streams, and a member's own system prompt, put first. The client's key never goes upstream, the
+upstream's key and address never come back.
 """
 
+import asyncio
+import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,12 +19,14 @@ import msgspec
 from dutchdoor.core import EngineError
 from dutchdoor.engines.interface import Usage
 from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, error_body, unsupported
-from dutchdoor.gateway.sse import EventStream, is_answer, read_usage
+from dutchdoor.gateway.private import hider
+from dutchdoor.gateway.sse import EventStream, bytes_said, is_answer, read_usage
 from dutchdoor.gateway.targets import DEFAULT_CAP, DONE, Call, Stream, Whole
-from dutchdoor.gateway.wire import read_fields
+from dutchdoor.gateway.wire import format_type, read_fields
 from dutchdoor.ledger.prices import Price
 
 CONNECT_S = 5.0
+END_S = 0.05  # the end of a body that follows `[DONE]`: waited for only so that the connection can be kept
 IDLE_S = 300.0  # between two reads; a whole answer comes in one
 LARGEST_ANSWER = 64 << 20  # bytes
 LARGEST_ERROR = 64 << 10
@@ -70,6 +74,7 @@ class HttpTarget:
         if key is not None:
             self._headers["authorization"] = f"Bearer {key}"
         self._idle_s = idle_s
+        self._hide = hider(url, key)
         self._session: aiohttp.ClientSession | None = None
 
     def check(self, call: Call) -> None:
@@ -85,8 +90,9 @@ class HttpTarget:
         """What is sent: every field's bytes as they came, but for the edits."""
         fields = read_fields(call.body)
         fields["model"] = self._model
-        if call.envelope.cap is None:
-            fields[self._cap_field] = msgspec.Raw(b"%d" % DEFAULT_CAP)
+        for name in ("max_tokens", "max_completion_tokens"):  # one that is not read there caps nothing
+            fields.pop(name, None)
+        fields[self._cap_field] = msgspec.Raw(b"%d" % (call.envelope.cap or DEFAULT_CAP))
         if call.stream:
             options = read_fields(fields["stream_options"]) if call.envelope.stream_options else {}
             options["include_usage"] = msgspec.Raw(b"true")
@@ -98,11 +104,16 @@ class HttpTarget:
 
     async def answer(self, call: Call) -> Whole | Stream:
         body = self.body(call)
+        sent = _Sent()
         try:
             try:
-                response = await self._post(body)
-            except aiohttp.ServerDisconnectedError:  # a kept connection that the upstream had just closed
-                response = await self._post(body)
+                response = await self._post(body, sent)
+            except aiohttp.ServerDisconnectedError as error:
+                # Only on a kept connection, which the upstream had just closed, and before a byte of an answer:
+                # on a fresh one it has got the request, and would be paid twice.
+                if not sent.reused or not isinstance(error.message, str):
+                    raise
+                response = await self._post(body, sent)
         except aiohttp.ClientConnectorError as error:
             raise TargetError(f"cannot connect: {type(error).__name__}", status=503) from error
         except TimeoutError as error:
@@ -121,16 +132,19 @@ class HttpTarget:
             response.close()
             raise
 
-    async def _post(self, body: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, body: bytes, sent: "_Sent") -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self._idle_s),
                 skip_auto_headers=("user-agent",),
                 read_bufsize=1 << 18,
+                trace_configs=[_tracing()],
             )
         # a redirect would carry the key to another host
-        return await self._session.post(self._url, data=body, headers=self._headers, allow_redirects=False)
+        return await self._session.post(
+            self._url, data=body, headers=self._headers, allow_redirects=False, trace_request_ctx=sent
+        )
 
     async def _read(self, call: Call, response: aiohttp.ClientResponse) -> Whole | Stream:
         headers = tuple(
@@ -146,7 +160,8 @@ class HttpTarget:
         response.release()
         if not is_answer(body):
             raise TargetError("the answer is no chat completion")
-        return Whole(body=body, usage=read_usage(body), said=len(body), headers=headers)
+        usage = read_usage(body)
+        return Whole(body=body, usage=usage, said=0 if usage else bytes_said(body), headers=headers)
 
     async def _refuse(
         self, response: aiohttp.ClientResponse, headers: tuple[tuple[bytes, bytes], ...]
@@ -157,12 +172,30 @@ class HttpTarget:
             raise TargetError(f"status {status}", status=429 if status == 429 else 502, headers=headers)
         body = await _whole_body(response, LARGEST_ERROR)
         response.release()
-        raise _their_error(status, body)
+        raise _their_error(status, body, self._hide)
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+class _Sent:
+    """What became known while a request was sent."""
+
+    def __init__(self) -> None:
+        self.reused = False  # whether it went out on a connection that had been kept
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    async def reused(
+        _: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams
+    ) -> None:
+        context.trace_request_ctx.reused = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(reused)
+    return tracing
 
 
 class HttpStream:
@@ -190,22 +223,23 @@ class HttpStream:
 
     async def begin(self) -> "HttpStream":
         """Wait for the first event; anything else than events is no answer."""
-        while not self._first:
+        while not (self._first or self._events.tail or self._events.failed):
             piece = await self._response.content.readany()
             if not piece:
                 self._first = self._events.close()
                 break
             self._first = self._events.feed(piece)
-        if not FIELD.match(self._first):
-            raise TargetError("the answer is no stream of events")
         if self._events.failed:
             raise TargetError("the stream began with an error")
+        if not FIELD.match(self._first):
+            raise TargetError("the answer is no stream of events")
         return self
 
     async def pieces(self) -> AsyncIterator[bytes]:
         yield self._first
         try:
-            while piece := await self._response.content.readany():
+            # an upstream may hold the connection open after the end marker: nothing comes any more
+            while not self._ended and (piece := await self._response.content.readany()):
                 if events := self._events.feed(piece):
                     yield events
         except TimeoutError as error:
@@ -216,7 +250,19 @@ class HttpStream:
             yield rest
         if self._events.failed or not (self._events.finished or self._events.tail):
             raise BrokenStreamError("the stream ended before its end")
+        await self._finish()
         self._response.release()
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._events.tail) or self._events.failed
+
+    async def _finish(self) -> None:
+        """Read the end of the body if it is there: only then can the connection be kept."""
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, ValueError):
+            async with asyncio.timeout(END_S):
+                while await self._response.content.readany():
+                    pass
 
     async def close(self) -> None:
         """Cut the connection, which stops the upstream; one that came to its end is kept for the next
@@ -247,7 +293,7 @@ def asks_for(ability: str, call: Call) -> str | None:
     if ability == "n":
         return "n" if call.envelope.choices > 1 else None
     if ability == "json_schema":
-        wanted = given("response_format") and b'"text"' not in bytes(fields["response_format"])
+        wanted = given("response_format") and format_type(fields["response_format"]) != "text"
         return "response_format" if wanted else None
     if ability == "images":
         shown = any(b'"image_url"' in bytes(each) for each in call.envelope.messages)
@@ -271,20 +317,25 @@ class _TheirError(msgspec.Struct):
     error: dict[str, Any]
 
 
-def _their_error(status: int, body: bytes) -> ApiError:
-    """An upstream's own words about a bad request, as far as they have OpenAI's form."""
+def _their_error(status: int, body: bytes, hide: Callable[[str], str]) -> ApiError:
+    """An upstream's own words about a bad request, as far as they have OpenAI's form, without its key and
+    address.
+    """
     try:
         error = msgspec.json.decode(body, type=_TheirError).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         error = {}
-    message, kind = error.get("message"), error.get("type")
-    code, param = error.get("code"), error.get("param")
+
+    def word(name: str) -> str | None:
+        value = error.get(name)
+        return hide(value) if isinstance(value, str) else None  # some servers repeat the key in their errors
+
     return ApiError(
         status,
-        message if isinstance(message, str) else "The target refused this request.",
-        type=kind if isinstance(kind, str) else "invalid_request_error",
-        code=code if isinstance(code, str) else None,
-        param=param if isinstance(param, str) else None,
+        word("message") or "The target refused this request.",
+        type=word("type") or "invalid_request_error",
+        code=word("code"),
+        param=word("param"),
     )
 
 

@@ -69,6 +69,10 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     json_schema: JsonSchema | None = None
 
 
+class _Format(msgspec.Struct, frozen=True):
+    type: str | None = None
+
+
 class ChatBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that an engine of our own accepts; any other field is refused by its name."""
 
@@ -106,6 +110,8 @@ class ChatBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _ENVELOPE = msgspec.json.Decoder(Envelope)
 _BODY = msgspec.json.Decoder(ChatBody)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_FORMAT = msgspec.json.Decoder(_Format)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_envelope(body: bytes) -> Envelope:
@@ -114,14 +120,19 @@ def read_envelope(body: bytes) -> Envelope:
         envelope = _ENVELOPE.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ApiError(
-            400, "We could not parse the JSON body of your request.", code="invalid_json"
-        ) from None
+    except UNREADABLE:
+        raise _unreadable() from None
     if not envelope.messages:
         raise bad_parameter("messages", "Invalid 'messages': an empty list.", code="empty_array")
     for name in ("max_tokens", "max_completion_tokens"):
         _within(name, getattr(envelope, name), 1, MOST_TOKENS)
+    if envelope.max_tokens not in (None, envelope.cap):
+        # an upstream may honour either one, and only one of them is what was reserved
+        raise bad_parameter(
+            "max_tokens",
+            "Invalid 'max_tokens': it differs from 'max_completion_tokens'.",
+            code="invalid_value",
+        )
     _within("n", envelope.n, 1, MOST_CHOICES)
     if envelope.stream_options is not None and not envelope.stream:
         raise bad_parameter(
@@ -131,8 +142,19 @@ def read_envelope(body: bytes) -> Envelope:
 
 
 def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
-    """A body's fields with each value's bytes as they came."""
-    return _FIELDS.decode(body)
+    """A body's fields with each value's bytes as they came; raises ApiError 400."""
+    try:
+        return _FIELDS.decode(body)
+    except UNREADABLE:
+        raise _unreadable() from None
+
+
+def format_type(response_format: bytes) -> str | None:
+    """The `type` of a response format; null where it has none that can be read."""
+    try:
+        return _FORMAT.decode(response_format).type
+    except UNREADABLE:
+        return None
 
 
 def read_chat(body: bytes, who: str) -> ChatBody:
@@ -143,6 +165,8 @@ def read_chat(body: bytes, who: str) -> ChatBody:
         chat = _BODY.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(error, who) from None
+    except UNREADABLE:  # text that is not UTF-8, or nested too deep: the envelope does not look that far
+        raise _unreadable() from None
     _within("temperature", chat.temperature, 0, 2)
     _within("top_p", chat.top_p, 0, 1)
     _within("top_logprobs", chat.top_logprobs, 0, MOST_TOP_LOGPROBS)
@@ -174,6 +198,14 @@ def _refuse_what_is_on(chat: ChatBody, who: str) -> None:
     for name, asked in on.items():
         if asked:
             raise unsupported(name, who)
+    for index, message in enumerate(chat.messages):
+        if message.name is not None:  # no chat template of ours shows it to the model
+            raise unsupported(f"messages[{index}].name", who)
+        if message.refusal is not None:
+            raise unsupported(f"messages[{index}].refusal", who)
+        for number, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if part.refusal is not None:
+                raise unsupported(f"messages[{index}].content[{number}].refusal", who)
 
 
 def chat_request(chat: ChatBody, cap: int) -> ChatRequest:
@@ -225,6 +257,10 @@ def _schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:
 def _within(name: str, value: float | None, least: float, most: float) -> None:
     if value is not None and not least <= value <= most:
         raise bad_parameter(name, f"Invalid '{name}': must be from {least} to {most}.", code="invalid_value")
+
+
+def _unreadable() -> ApiError:
+    return ApiError(400, "We could not parse the JSON body of your request.", code="invalid_json")
 
 
 def _invalid(error: msgspec.ValidationError, who: str = "this model") -> ApiError:

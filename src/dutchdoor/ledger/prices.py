@@ -29,6 +29,10 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         """
         return cls(input=pico_dollars(input), output=pico_dollars(output))
 
+    def usd_per_million(self) -> dict[str, float]:
+        """`{"input", "output"}` in USD per million tokens, as it was written."""
+        return {"input": self.input / PICO_PER_TOKEN, "output": self.output / PICO_PER_TOKEN}
+
     def cost(self, input_tokens: int, output_tokens: int) -> int:
         """Nano-dollars of one request, rounded up once."""
         if input_tokens < 0 or output_tokens < 0:

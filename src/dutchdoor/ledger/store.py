@@ -291,7 +291,10 @@ def _key(row: sqlite3.Row) -> Key:
 
 def _book(db: sqlite3.Connection, reservation: sqlite3.Row, used: Used) -> Settled:
     reserved: int = reservation["nanodollars"]
-    amount = None if used.price is None else used.price.cost(used.input_tokens, used.output_tokens)
+    if used.state == "interrupted":  # charged nothing, whatever its price was
+        amount: int | None = 0
+    else:
+        amount = None if used.price is None else used.price.cost(used.input_tokens, used.output_tokens)
     alarm = None
     if amount is not None and amount > reserved:
         alarm = f"usage came to {amount} nano-dollars, {reserved} were reserved and charged"
@@ -347,9 +350,7 @@ def _interrupt(run: str) -> Callable[[sqlite3.Connection], list[str]]:
             _book(
                 db,
                 row,
-                Used(
-                    target=row["target"], state="interrupted", counted="none", price=Price(input=0, output=0)
-                ),
+                Used(target=row["target"], state="interrupted", counted="none"),
             )
         return [row["id"] for row in rows]
 

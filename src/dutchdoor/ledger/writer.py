@@ -91,7 +91,7 @@ class Writer:
                 try:
                     job.outcome = (job.write(connection), None)
                 except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
-                    job.outcome = (None, error)
+                    job.outcome = (None, _failure(error) if isinstance(error, sqlite3.Error) else error)
                     connection.execute("ROLLBACK TO job")
                 connection.execute("RELEASE job")
             connection.execute("COMMIT")
@@ -102,11 +102,13 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             for job in jobs:
-                failure = LedgerError(
-                    f"the ledger cannot be written: {error}", hint="look at the disk it lies on"
-                )
-                failure.__cause__ = error
-                job.outcome = (None, failure)
+                job.outcome = (None, _failure(error))
+
+
+def _failure(error: sqlite3.Error) -> LedgerError:
+    failure = LedgerError(f"the ledger cannot be written: {error}", hint="look at the disk it lies on")
+    failure.__cause__ = error
+    return failure
 
 
 def _deliver(jobs: list[Job]) -> None:

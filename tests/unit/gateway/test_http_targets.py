@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from aiohttp import web
 
 from dutchdoor.gateway.targets import DEFAULT_CAP
 from tests.fakes.upstream import Reply, Upstream
@@ -40,11 +41,24 @@ async def test_only_the_stated_edits_are_made_to_a_body(desk: Opener) -> None:
         assert d.key not in str(sent.headers)
 
 
-async def test_a_cap_that_the_client_gives_is_left_alone(desk: Opener) -> None:
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_the_cap_goes_on_under_the_one_name_that_the_target_reads(desk: Opener, name: str) -> None:
+    other = ({"max_tokens", "max_completion_tokens"} - {name}).pop()
     async with Upstream() as upstream, desk(route(upstream)) as d:
-        async with d.ask(max_completion_tokens=5):
+        async with d.ask(**{name: 5, other: None}):
             pass
-        assert "max_tokens" not in upstream.requests[0].body
+        body = upstream.requests[0].body
+        assert body["max_tokens"] == 5 and "max_completion_tokens" not in body
+
+
+async def test_two_caps_that_differ_are_refused(desk: Opener) -> None:
+    async with Upstream() as upstream, desk(route(upstream)) as d:
+        async with d.ask(max_tokens=5000, max_completion_tokens=1) as response:
+            assert response.status == 400
+            assert (await response.json())["error"]["param"] == "max_tokens"
+        assert not upstream.requests
+        async with d.ask(max_tokens=5, max_completion_tokens=5) as response:
+            assert response.status == 200
 
 
 async def test_a_members_own_system_prompt_is_put_first(desk: Opener) -> None:
@@ -171,6 +185,101 @@ async def test_what_an_upstream_says_of_a_bad_request_reaches_the_client(desk: O
         assert not second.requests and await d.total() == 0
 
 
+async def test_an_upstreams_words_reach_the_client_without_its_key_and_address(desk: Opener) -> None:
+    said = "key sk-secret-1 was refused by {url}/chat/completions at 127.0.0.1:{port}, see localhost or 127.0.0.1"
+    async with Upstream() as upstream:
+        upstream.replies = [Reply(status=400, message=said.format(url=upstream.url, port=upstream.port))]
+        async with desk(route(upstream, key="sk-secret-1")) as d, d.ask() as response:
+            text = (await response.json())["error"]["message"]
+    assert text == "key … was refused by … at …, see localhost or …"
+
+
+async def test_an_error_of_a_stream_is_not_passed_on_in_the_upstreams_words(desk: Opener) -> None:
+    raw = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    failed = b'event: error\ndata: {"id":"x","error":{"message":"bad key sk-secret-1"}}\n\n'
+    async with LateUpstream(raw, failed) as upstream, desk(route(upstream, key="sk-secret-1")) as d:
+        async with d.ask(stream=True) as response:
+            text = (await response.read()).decode()
+        assert text.startswith(raw.decode()) and "sk-secret-1" not in text
+        assert json.loads(text.strip().rpartition("data: ")[2])["error"]["code"] == "stream_broken"
+        assert (await d.rows())[0]["state"] == "broken"
+
+
+async def test_nothing_is_read_after_the_end_marker(desk: Opener) -> None:
+    async with LateUpstream(FINISHED, hold_s=30) as upstream, desk(route(upstream)) as d:
+        async with asyncio.timeout(5), d.ask(stream=True) as response:
+            assert (await response.read()) == FINISHED
+        assert (await d.rows())[0]["state"] == "finished"
+
+
+FINISHED = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+class LateUpstream(Upstream):
+    """Streams pieces as they are, each on its own, and ends the body late."""
+
+    def __init__(self, *pieces: bytes, hold_s: float = 0, pause_s: float = 0.05) -> None:
+        super().__init__()
+        self.pieces, self.hold_s, self.pause_s = pieces, hold_s, pause_s
+
+    async def _answer(self, request: web.Request, body: dict, reply: Reply) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in self.pieces:
+            await response.write(piece)
+            await asyncio.sleep(self.pause_s)
+        await asyncio.sleep(self.hold_s)
+        await response.write_eof()
+        return response
+
+
+async def test_a_connection_is_kept_after_a_stream_that_came_to_its_end(desk: Opener) -> None:
+    seen = []
+
+    class Watched(LateUpstream):
+        async def _answer(self, request: web.Request, body: dict, reply: Reply) -> web.StreamResponse:
+            seen.append(request.transport)
+            return await super()._answer(request, body, reply)
+
+    async with Watched(FINISHED, hold_s=0.01, pause_s=0) as upstream, desk(route(upstream)) as d:
+        for _ in range(3):
+            async with d.ask(stream=True) as response:
+                await response.read()
+    assert len(seen) == 3 and len(set(seen)) == 1
+
+
+@pytest.mark.parametrize(("kept", "requests"), [(False, 1), (True, 3)])
+async def test_a_request_is_sent_twice_only_over_a_connection_that_had_been_kept(
+    desk: Opener, kept: bool, requests: int
+) -> None:
+    class Closing(Upstream):
+        async def _answer(self, request: web.Request, body: dict, reply: Reply) -> web.StreamResponse:
+            if len(self.requests) == (2 if kept else 1):  # without a byte of an answer
+                assert request.transport is not None
+                request.transport.close()
+                await asyncio.sleep(1)
+            return await super()._answer(request, body, reply)
+
+    async with Closing() as upstream, desk(route(upstream)) as d:
+        if kept:
+            async with d.ask() as response:
+                assert response.status == 200
+        async with d.ask() as response:
+            assert response.status == (200 if kept else 502)
+        assert len(upstream.requests) == requests
+
+
+async def test_an_answer_without_usage_is_counted_by_its_text_alone(desk: Opener) -> None:
+    call = {"id": "x" * 4000, "type": "function", "function": {"name": "f", "arguments": "b" * 8}}
+    message = {"role": "assistant", "content": "a" * 32, "tool_calls": [call]}
+    raw = json.dumps({"id": "y" * 4000, "choices": [{"message": message}]}).encode()
+    async with Upstream(Reply(raw=raw)) as upstream, desk(route(upstream)) as d:
+        async with d.ask() as response:
+            assert response.status == 200
+        (row,) = await d.rows()
+        assert (row["counted"], row["output_tokens"]) == ("relayed", 10)
+
+
 @pytest.mark.parametrize("breaking", [Reply(text="a b c", drop_after=2), Reply(text="a b c", stall_after=2)])
 async def test_a_stream_that_breaks_ends_with_an_error_in_it(desk: Opener, breaking: Reply) -> None:
     async with Upstream(breaking) as first, Upstream() as second, desk(route(first, second, idle_s=0.5)) as d:
@@ -276,6 +385,9 @@ async def test_a_target_that_cannot_do_what_is_asked_is_passed_over_or_named(des
                     name,
                     "unsupported_parameter",
                 )
+        sly = {"type": "json_schema", "json_schema": {"name": "text", "schema": {"text": {"type": "text"}}}}
+        async with d.ask(response_format=sly) as response:
+            assert response.status == 400
         async with d.ask(tools=[], logprobs=False, n=1, response_format={"type": "text"}) as response:
             assert response.status == 200
         assert len(upstream.requests) == 1

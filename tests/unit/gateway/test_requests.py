@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dutchdoor.gateway import asgi
 from dutchdoor.gateway.errors import ApiError
-from dutchdoor.gateway.wire import chat_request, read_chat, read_envelope
+from dutchdoor.gateway.wire import chat_request, read_chat, read_envelope, read_fields
 from tests.fakes.upstream import Upstream
 from tests.unit.gateway.conftest import HELLO, Opener, route
 
@@ -153,12 +153,37 @@ def chat(**more):
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "name": "bob"}]}, "messages[0].name"),
+        ({"messages": [{"role": "assistant", "content": "x", "refusal": "no"}]}, "messages[0].refusal"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_by_name(more: dict, param: str) -> None:
     with pytest.raises(ApiError) as caught:
         chat_request(chat(**more), 5)
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "m", "messages": [{"role": "user", "content": "\xff"}]}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": %s}'
+        % (b"[" * 980 + b"]" * 980),
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "\xff": 1}',
+    ],
+)
+def test_a_body_that_only_an_engine_finds_unreadable_is_400(body: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_envelope(body)
+        read_chat(body, "'m'")
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("body", [b'{"\xff": 1}', b"{"])
+def test_fields_that_cannot_be_read_are_400(body: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_fields(body)
+    assert caught.value.status == 400
 
 
 def test_an_image_part_is_refused_by_name() -> None:
@@ -176,7 +201,8 @@ def test_everything_that_is_accepted_reaches_the_engine() -> None:
                 {
                     "role": "user",
                     "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
-                    "name": "x",
+                    "name": None,
+                    "refusal": None,
                 },
             ],
             temperature=0,

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from dutchdoor.core import DocumentError, EngineError
+from dutchdoor.core import Channel, DocumentError, EngineError, Tier
+from dutchdoor.family.load import LoadedFamily
+from dutchdoor.gateway import serving
 from dutchdoor.gateway.routes import build_from_routes, load_routes
 from dutchdoor.gateway.upstream import key_from
 from dutchdoor.ledger import Price
+from dutchdoor.policy.decision import ChannelDecision, Decision, MemberDecision
 
 
 def write(folder: Path, targets: str, routes: str) -> Path:
@@ -76,3 +79,45 @@ def test_a_key_that_is_named_and_not_set_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(EngineError, match="NO_SUCH_KEY is not set"):
         key_from("NO_SUCH_KEY", "hosted")
+
+
+FAMILY = """\
+kind: dutchdoor/family@1
+family: f
+version: 1.0.0
+publisher: {name: Test}
+members:
+  - name: small
+    license: MIT
+    variants: [{id: a}]
+    serve: {target: {url: "http://127.0.0.1:1/v1", model: m}}
+    price: {input: 0.5, output: 1.5}
+"""
+
+
+@pytest.mark.parametrize("given", [True, False])
+async def test_a_member_is_judged_by_the_data_folder_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    asked: list[Path] = []
+
+    async def judge(loaded: LoadedFamily, data: Path, trusted: object) -> serving.Judged:
+        asked.append(data)
+        opened = ChannelDecision(open=True, closed_by=None)
+        member = MemberDecision(tier=Tier.API, channels={Channel.API: opened})
+        decision = Decision(
+            family="f", version="1.0.0", policies=(), members={"small": member}, components=()
+        )
+        return serving.Judged(decision=decision, warnings=())
+
+    monkeypatch.setattr(serving, "decide_from_store", judge)
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "family.yaml").write_text(FAMILY)
+    loaded = load_routes(write(tmp_path, "{a: {family: family/family.yaml, member: small}}", "{r: [a]}"))
+    data = tmp_path / ("elsewhere" if given else ".dutchdoor")  # as the command line passes them
+    gateway = await build_from_routes(loaded, data, ())
+    try:
+        assert asked == [data if given else tmp_path / "family" / ".dutchdoor"]
+        assert gateway.routes["r"].about.price == {"input": 0.5, "output": 1.5}  # what is billed
+    finally:
+        await gateway.close()

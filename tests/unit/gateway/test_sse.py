@@ -52,5 +52,31 @@ def test_nothing_comes_after_the_end_marker() -> None:
 
 def test_an_error_in_the_stream_is_seen() -> None:
     stream = EventStream(keep_usage=False)
-    assert stream.feed(b'data: {"error": {"message": "x"}}\n\n')
-    assert stream.failed
+    assert stream.feed(WORDS[0] + b'\n\ndata: {"error": {"message": "x"}}\n\n') == WORDS[0] + b"\n\n"
+    assert stream.failed and stream.feed(WORDS[0] + b"\n\n") == b""
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"id":"x","choices":[],"error":{"message":"x"}}',
+        b'data: {"error":"x","choices":null}',
+        b'event: error\ndata: {"message":"x"}',
+    ],
+)
+def test_an_error_is_seen_wherever_its_event_says_so(event: bytes) -> None:
+    stream = EventStream(keep_usage=False)
+    assert stream.feed(event + b"\n\n") == b"" and stream.failed
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error": null,"choices":[{"delta":{"content":"a"}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":"{\\"error\\": 1}"}}]}\n\n',
+        b'data: {"choices":[{"delta":{"x":{"error": 1}}}]}\n\n',
+    ],
+)
+def test_what_only_speaks_of_an_error_is_passed_on(event: bytes) -> None:
+    stream = EventStream(keep_usage=False)
+    assert stream.feed(event) == event and not stream.failed

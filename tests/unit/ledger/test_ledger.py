@@ -154,6 +154,9 @@ async def test_what_a_dead_server_left_open_is_interrupted_and_charged_nothing(t
             assert (await third.balance((await third.keys())[0])).held == 0
             assert "interrupted, charged nothing: 1" in as_text(bill, {key.id: "a"})
             assert as_csv(bill).splitlines()[1].startswith("interrupted,")
+            row = third._reader.execute("SELECT price, nanodollars FROM usage").fetchone()
+            assert tuple(row) == (None, 0)  # its price is unknown here, and never 0
+            assert not third._reader.execute("SELECT * FROM prices").fetchall()
 
 
 def test_a_run_is_dead_when_nobody_holds_its_lock(tmp_path) -> None:
@@ -188,6 +191,11 @@ async def test_a_write_that_fails_undoes_itself_alone(ledger) -> None:
     )
     assert isinstance(done[0], ValueError) and done[1].id == "r"
     assert [each.name for each in await ledger.keys()] == ["a"]
+
+
+async def test_a_fault_of_the_database_is_an_error_of_the_ledger(ledger) -> None:
+    with pytest.raises(LedgerError, match="cannot be written"):
+        await ledger._writer.write(lambda db: db.execute("INSERT INTO nowhere VALUES (1)"))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
