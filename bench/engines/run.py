@@ -76,7 +76,7 @@ def openvino(python: str, path: Path, model: str, form: str, tokens: int) -> Row
     rates: list[float | None] = []
     load_s = 0.0
     for streams in STREAMS:
-        command = [python, str(HERE / "openvino.py"), str(path), str(streams), str(tokens)]
+        command = [python, str(HERE / "openvino_row.py"), str(path), str(streams), str(tokens)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150)
         if done.returncode:
             print(done.stderr.strip().splitlines()[-1:], file=sys.stderr)

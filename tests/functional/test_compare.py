@@ -42,6 +42,8 @@ def script(body):
         return Reply(status=500, message="out of order")
     if model == "flaky" and luck(body, "flaky") < 50 and "+" in said:
         return Reply(status=400, message="half of them fail")
+    if model == "slow":
+        return Reply(delay_s=0.5)
     if model == "empty":
         return Reply(text="", output_tokens=0)
     if "+" not in said:
@@ -442,7 +444,7 @@ def test_two_members_of_the_reference_family(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_it_quietly(models: Path, url: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [PROGRAM, "compare", str(models / "one"), f"{url}#good", "--max-tokens", "400"],
+        [PROGRAM, "compare", str(models / "one"), f"{url}#slow", "--max-tokens", "400"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -462,3 +464,13 @@ def test_help_names_every_option_with_its_default() -> None:
     assert "Example: dutchdoor compare" in out
     for default in ("[default: 0.95", "[default: 4", "[default: 60"):
         assert default in out
+
+
+def test_a_side_without_a_chat_template_is_noted(models: Path, url: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "bare", "qwen2", trained_chat_template=False)
+    limits = ("--max-tokens", "2", "--seconds", "1")
+    found = report(tmp_path / "bare", models / "one", *limits, cwd=tmp_path, code=0)
+    assert ["no chat template" in note for note in found["a"]["notes"]] == [True]
+    assert found["b"]["notes"] == []
+    out, _ = compare(tmp_path / "bare", models / "one", *limits, cwd=tmp_path, code=0)
+    assert "A: it has no chat template" in out

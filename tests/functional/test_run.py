@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from dutchdoor.cli.main import report
+from dutchdoor.core import Exit, UsageError
 from dutchdoor.evidence.signing_keys import own_key
 from tests.fakes.models import make_model
 from tests.unit.bundle.conftest import House, house
@@ -142,16 +145,26 @@ def in_terminal(arguments: Sequence[str | Path], steps: Sequence[tuple[str, byte
         os.execv(sys.executable, [*COMMAND, "--threads", "1", *map(str, arguments)])
     screen, seen = "", 0
     deadline = time.monotonic() + 90
-    for wanted, act in steps:
-        while not (found := re.compile(wanted).search(screen, seen)):
-            assert time.monotonic() < deadline, screen
-            screen += os.read(terminal, 4096).decode(errors="replace")
-        seen = found.end()
+
+    def do(act: bytes | int) -> None:
         if isinstance(act, bytes):
             os.write(terminal, act)
         else:
             os.kill(pid, act)
-    while True:
+
+    for wanted, act in steps:
+        while not (found := re.compile(wanted).search(screen, seen)):
+            assert time.monotonic() < deadline, screen
+            if not select.select([terminal], [], [], 2)[0]:
+                continue
+            screen += os.read(terminal, 4096).decode(errors="replace")
+        seen = found.end()
+        do(act)
+    while time.monotonic() < deadline:
+        # Python's prompt misses a Ctrl-C in the instant before it waits; a person presses again, and so do we
+        if not select.select([terminal], [], [], 2)[0]:
+            do(steps[-1][1])
+            continue
         try:
             more = os.read(terminal, 4096)
         except OSError:
@@ -159,6 +172,8 @@ def in_terminal(arguments: Sequence[str | Path], steps: Sequence[tuple[str, byte
         if not more:
             break
         screen += more.decode(errors="replace")
+    else:
+        os.kill(pid, signal.SIGKILL)
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), screen
 
@@ -166,7 +181,8 @@ def in_terminal(arguments: Sequence[str | Path], steps: Sequence[tuple[str, byte
 def test_ctrl_c_stops_an_answer_and_a_second_one_ends(model: Path) -> None:
     # the question's echo and the first sign of an answer, then the prompt again (a random model may say "> " itself)
     steps = [("> ", b"hello\n"), (r"hello\r\n(?s:.)", signal.SIGINT), (r"(?s)\(stopped\).*> ", b"\x03")]
-    code, screen = in_terminal((model, "--max-tokens", "480"), steps)
+    slow = ("--engine", "transformers")  # the fast one has said all of it before anybody can press a key
+    code, screen = in_terminal((model, "--max-tokens", "480", *slow), steps)
     assert code == 0, screen
 
 
@@ -176,3 +192,34 @@ def test_exit_ends_a_chat_in_the_terminal(model: Path) -> None:
     )
     assert code == 0, screen
     assert "/clear forgets" in screen
+
+
+def test_bytes_that_are_no_text_are_read_as_such(model: Path) -> None:
+    for more in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        done = subprocess.run(
+            [*COMMAND, "--threads", "1", str(model), "--max-tokens", "2", "--system", b"\xfe"],
+            input=b"\xff\n",
+            capture_output=True,
+            timeout=120,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", **more},
+        )
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+
+
+def test_a_model_without_a_template_is_said_to_have_none(model: Path, tmp_path: Path) -> None:
+    bare = make_model(tmp_path / "bare", "qwen2", trained_chat_template=False)
+    assert "no chat template" in run(bare, "hello", "--max-tokens", "1").stderr
+    assert "no chat template" not in run(model, "hello", "--max-tokens", "1").stderr
+
+
+def test_an_unknown_level_of_the_log_is_said_with_those_there_are(model: Path) -> None:
+    done = run(model, "hello", DUTCHDOOR_LOG="foo")
+    assert done.returncode == 2
+    assert "DUTCHDOOR_LOG=FOO" in done.stderr and "DEBUG, INFO, WARNING" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report(UsageError("\x1b]0;owned\x07", hint="\x9b2J"), Exit.USAGE)
+    said = capsys.readouterr().err
+    assert "owned" in said and not any(sign in said for sign in "\x1b\x07\x9b")

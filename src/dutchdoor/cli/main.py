@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 
 import click
@@ -26,6 +27,7 @@ COMMANDS = {
     "bill": "Sum up what was used.",
     "signing-keys": "Show, export and trust the keys that sign.",
 }
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class LazyGroup(click.Group):
@@ -59,8 +61,8 @@ def root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: see `dutchdoor.core.Exit`."""
-    logging.basicConfig(level=os.environ.get("DUTCHDOOR_LOG", "WARNING").upper(), stream=sys.stderr)
     try:
+        logging.basicConfig(level=_log_level(), stream=sys.stderr)
         code = root.main(args=arguments, prog_name="dutchdoor", standalone_mode=False)
     except click.exceptions.Abort:
         code = interrupted()
@@ -88,10 +90,22 @@ def interrupted() -> int:
 
 
 def report(error: DutchdoorError, code: Exit) -> int:
-    print(f"error: {error.message}", file=sys.stderr)
+    print(shown(f"error: {error.message}"), file=sys.stderr)
     if error.hint:
-        print(f"\nhint: {error.hint}", file=sys.stderr)
+        print(shown(f"\nhint: {error.hint}"), file=sys.stderr)
     return code
+
+
+def shown(text: str) -> str:
+    """Text that cannot steer a terminal: control characters other than line ends and tabs are left out."""
+    return "".join(sign for sign in text if sign in "\n\t" or unicodedata.category(sign) != "Cc")
+
+
+def _log_level() -> str:
+    level = (os.environ.get("DUTCHDOOR_LOG") or "WARNING").upper()
+    if level not in LOG_LEVELS:
+        raise UsageError(f"DUTCHDOOR_LOG={level} is no level", hint=f"one of {', '.join(LOG_LEVELS)}")
+    return level
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ loaded from there.
 """
 
 import asyncio
+import io
 import sys
-import unicodedata
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import click
 
+from dutchdoor.cli.main import shown
 from dutchdoor.cli.options import config_folder, quiet_option
 from dutchdoor.core import DutchdoorError, Exit, UsageError
 from dutchdoor.engines.interface import ChatRequest, Engine, Message
@@ -89,6 +90,8 @@ def command(
     Example: dutchdoor run dist/gable-s "What is 12 + 30?"
     """
     say: Callable[[str], None] = (lambda text: None) if quiet else lambda text: click.echo(text, err=True)
+    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 is shown as �, as in answers
     template = ChatRequest(messages=(), max_tokens=max_tokens, temperature=temperature, seed=seed)
     with asyncio.Runner() as runner:
         found = runner.run(_verified(model, trust, in_place, say))
@@ -155,7 +158,8 @@ def _introduce(engine: Engine, say: Callable[[str], None]) -> None:
     info = engine.info
     because = f", because {info.because}" if info.because else ""
     context = f", {info.context_length} tokens of context" if info.context_length else ""
-    say(f"{info.model} on {info.name} ({info.version}){because}{context}")
+    plain = ", no chat template: asked as 'User: … Assistant:'" if info.plain_format else ""
+    say(f"{info.model} on {info.name} ({info.version}){because}{context}{plain}")
 
 
 class Chat:
@@ -165,7 +169,7 @@ class Chat:
         self, runner: asyncio.Runner, engine: Engine, template: ChatRequest, system: str | None
     ) -> None:
         self._runner, self._engine, self._template = runner, engine, template
-        self._first = (Message(role="system", content=system),) if system else ()
+        self._first = (Message(role="system", content=readable(system)),) if system else ()
         self._said: tuple[Message, ...] = ()
 
     def once(self, question: str) -> int:
@@ -206,18 +210,18 @@ class Chat:
             if not at_terminal:
                 raise
             click.echo(
-                f"error: {error.message}" + (f"\nhint: {error.hint}, or /clear" if error.hint else ""),
+                shown(f"error: {error.message}" + (f"\nhint: {error.hint}, or /clear" if error.hint else "")),
                 err=True,
             )
             return
         answer = Message(role="assistant", content="".join(heard))
-        self._said = (*self._said, Message(role="user", content=question), answer)
+        self._said = (*self._said, Message(role="user", content=readable(question)), answer)
 
     async def _answer(self, question: str, heard: list[str]) -> None:
         """Print an answer while it comes; `heard` gathers it, also where it is stopped."""
         from msgspec.structs import replace
 
-        asked = Message(role="user", content=question)
+        asked = Message(role="user", content=readable(question))
         request = replace(self._template, messages=(*self._first, *self._said, asked))
         inner: Any = self._engine.stream(request)
         finish = None
@@ -231,9 +235,9 @@ class Chat:
             click.echo("(cut off: --max-tokens, or the model's context, is used up)", err=True)
 
 
-def shown(text: str) -> str:
-    """Text that cannot steer a terminal: control characters other than line ends and tabs are left out."""
-    return "".join(sign for sign in text if sign in "\n\t" or unicodedata.category(sign) != "Cc")
+def readable(text: str) -> str:
+    """Text without lone surrogates, which is how Python hands over bytes that are not UTF-8."""
+    return text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
 
 
 def _remember_lines() -> None:

@@ -84,7 +84,16 @@ def _url(text: str) -> UrlAddress:
             hint="name a variable: --key-env-a, --key-env-b",
         )
     base = url.rstrip("/").removesuffix("/chat/completions")
-    if not urlsplit(base).path:
+    try:
+        parts = urlsplit(base)
+        named = parts.hostname is not None and parts.port != 0  # reading the port checks it
+    except ValueError:
+        named = False
+    if not named:
+        raise UsageError(
+            f"{url} is no address of a server", hint="for example http://127.0.0.1:8000/v1#MODEL"
+        )
+    if not parts.path:
         base += "/v1"  # where every server of this dialect that has no path of its own answers
     return UrlAddress(text=text, url=base, model=model)
 

@@ -196,6 +196,8 @@ def _side(
     missing = [r for r in replies if r.text is None or (with_cases and r.correct is None)]
     answered = [r for r in replies if r.text is not None]
     notes = list(candidate.notes)
+    if info.plain_format:
+        notes.append("it has no chat template, so it was asked in the plain form 'User: … Assistant:'")
     failed = [r for r in answers.crowd if r.text is None]
     if failed and not missing:
         of = f"{len(failed)} of {len(answers.crowd)} requests failed, {request.streams} at a time"

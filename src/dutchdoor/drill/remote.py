@@ -8,6 +8,7 @@ was named for.
 import os
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
+from ipaddress import ip_address
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -91,7 +92,10 @@ def _usual_variable(url: str) -> str | None:
 
 def _is_here(url: str) -> bool:
     host = urlsplit(url).hostname or ""
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, and names that begin with 127. are anyone's
 
 
 async def _said(url: str, model: str, key: str | None) -> dict[str, Any]:

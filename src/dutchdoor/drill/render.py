@@ -4,6 +4,7 @@ Pure: a report in, a string out. Plain characters only, readable without colour.
 """
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def text(report: Comparison, *, answers: int = 3, width: int = 100, routes_at: P
     blocks.append(_wrapped(conclusion(report), width))
     title = "routes.yaml puts both behind one name" if routes_at is None else f"written to {routes_at}"
     blocks.append(f"{title}:\n" + textwrap.indent(report.routes.rstrip("\n"), "  "))
-    return "\n\n".join(blocks) + "\n"
+    return _steerless("\n\n".join(blocks) + "\n")
 
 
 def _sides(report: Comparison) -> tuple[tuple[str, Side], ...]:
@@ -139,7 +140,7 @@ def _judged(verdict: Verdict, report: Comparison) -> str:
             ask = "Give --margin 0.05 to ask whether A is at most 5 points worse."
             return f"no margin, no verdict: {_interval(verdict)}. {ask}"
         return f"no verdict: {verdict.because} ({_first_error(report)})."
-    allowed = f"A may be at most {100 * -verdict.bound:g} points worse than B"
+    allowed = f"A may be at most {100 * abs(verdict.bound):g} points worse than B"
     word = {VerdictKind.PASS: "PASS", VerdictKind.FAIL: "FAIL", VerdictKind.INCONCLUSIVE: "INCONCLUSIVE"}
     return f"{word[verdict.verdict]}: {allowed}; {_interval(verdict)}: {verdict.because}."
 
@@ -172,7 +173,12 @@ def markdown(report: Comparison, *, answers: int = 3) -> str:
             for name, reply in (("A", sample.a), ("B", sample.b))
         ]
     lines += ["", "```yaml", report.routes.rstrip("\n"), "```"]
-    return "\n".join(lines) + "\n"
+    return _steerless("\n".join(lines) + "\n")
+
+
+def _steerless(page: str) -> str:
+    """A page without control characters: errors, names and licences are the words of servers."""
+    return "".join(sign for sign in page if sign in "\n\t" or unicodedata.category(sign) != "Cc")
 
 
 def _cell(value: str) -> str:

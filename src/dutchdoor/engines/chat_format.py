@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from dutchdoor.core import EngineError, MissingExtraError, WeightsError
+from dutchdoor.core import EngineError, MissingExtraError, UsageError, WeightsError
 from dutchdoor.engines.interface import Message
 
 # What a model without a template of its own reads, shared with tuning: "User: …\nAssistant: "
@@ -55,8 +55,8 @@ class ChatFormat:
         self._control = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
     def render(self, messages: Sequence[Message]) -> tuple[Piece, ...]:
-        """The chat as text up to where the answer begins. Raises EngineError where the template refuses the
-        chat.
+        """The chat as text up to where the answer begins. Raises UsageError where the template refuses the
+        chat, EngineError where it fails.
         """
         nonce = secrets.token_hex(8)  # unguessable, so no message can contain a mark of ours
         hidden: list[str] = []
@@ -91,7 +91,12 @@ class ChatFormat:
                         return self._apply(merged)
                     except jinja2.TemplateError:
                         pass  # not about the system message then: tell of the first error
-            raise EngineError(f"the model's chat template refuses this chat: {error}") from error
+            if type(error) is jinja2.TemplateError:  # its own raise_exception: no other try will help
+                raise UsageError(
+                    f"the model's chat template refuses this chat: {error}",
+                    hint="most want user and assistant to take turns, and the user to begin",
+                ) from error
+            raise EngineError(f"the model's chat template fails on this chat: {error}") from error
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
         return str(

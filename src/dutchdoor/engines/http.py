@@ -6,7 +6,7 @@ target and written nowhere else.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -81,11 +81,11 @@ class HttpEngine:
             async with self._session.post(f"{self._url}/chat/completions", json=body) as response:
                 await self._check(response)
                 if "text/event-stream" not in response.content_type:
-                    yield _whole(_decoded(await response.read()))
+                    yield _formed(_whole, await response.read())
                     return
                 finish: FinishReason | None = None
                 async for event in events(response.content):
-                    chunk = _piece(_decoded(event))
+                    chunk = _formed(_piece, event)
                     finish = chunk.finish_reason or finish
                     yield chunk
                 if finish is None:
@@ -176,13 +176,27 @@ def _decoded(data: bytes) -> dict[str, Any]:
     return value
 
 
+def _formed(read: Callable[[dict[str, Any]], Chunk], data: bytes) -> Chunk:
+    """What `read` makes of an answer. Raises ValueError where a field holds another kind of value."""
+    try:
+        return read(_decoded(data))
+    except (TypeError, AttributeError, LookupError) as error:
+        raise ValueError("a field holds another kind of value") from error
+
+
+def _text(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("content is no text")
+    return value or ""
+
+
 def _piece(data: dict[str, Any]) -> Chunk:
     """One event of a stream."""
     choices = data.get("choices") or []
     choice = choices[0] if choices else {}
     delta = choice.get("delta") or {}
     return Chunk(
-        text=delta.get("content") or "",
+        text=_text(delta.get("content")),
         logprobs=_logprobs(choice),
         finish_reason=_finish(choice.get("finish_reason")),
         usage=_usage(data.get("usage")),
@@ -196,7 +210,7 @@ def _whole(data: dict[str, Any]) -> Chunk:
         raise ValueError("no choices")
     message = choices[0].get("message") or {}
     return Chunk(
-        text=message.get("content") or "",
+        text=_text(message.get("content")),
         logprobs=_logprobs(choices[0]),
         finish_reason=_finish(choices[0].get("finish_reason")) or "stop",
         usage=_usage(data.get("usage")),

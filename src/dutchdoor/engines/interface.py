@@ -97,6 +97,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     context_length: int | None
     because: str | None = None  # why this engine, where the fast one could not take the model
+    plain_format: bool = False  # the model has no chat template: chats are put to it as "User: … Assistant:"
 
 
 class Engine(Protocol):

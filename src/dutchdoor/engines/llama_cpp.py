@@ -11,15 +11,17 @@ character (llama.cpp keeps those back and forgets them); text and token counts a
 
 import asyncio
 import ctypes
+import hashlib
+import json
 import os
 import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -31,6 +33,7 @@ from dutchdoor.engines.interface import (
     Chunk,
     EngineInfo,
     FinishReason,
+    Message,
     TokenLogprob,
     Unreachable,
     Usage,
@@ -43,7 +46,28 @@ from dutchdoor.family.gguf_header import GgufHeader, read_gguf
 
 MEMORY_SHARE = 8  # at most an eighth of the machine's memory is set aside for what the slots remember
 LEAST_CONTEXT = 256  # tokens a slot
+RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED draws another one each time, so no seed may become it
 LOAD_MODE_SILENT = -1  # llama.cpp's verbosity
+
+
+# Where a schema was not taken, llama.cpp answers freely: then this sign, which begins no JSON value, can be forced
+NO_JSON = "Z"
+FORCED = 1000.0  # added to its logit; a sign that the schema forbids stays at minus infinity
+LOOKED_AT = 16  # tokens of an answer, one by one
+MOST_HELD = 256  # schemas whose trial is remembered
+
+
+LONGEST_TOKEN = 256  # characters; the longest of common vocabularies are runs of 128 spaces
+BESIDE_ABOVE = 4096  # characters; what is shorter is read in less time than a thread takes to be asked
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class AnyPrompts(Protocol[T_co]):
+    """What makes a prompt of a chat."""
+
+    def prompt(self, messages: Sequence[Message]) -> T_co: ...
 
 
 class ContextExceeded(EngineError, UsageError):  # noqa: N818 — as its kin
@@ -65,6 +89,7 @@ class LlamaCppEngine:
     ) -> None:
         self.info = info
         self._server, self._place, self._prompts, self._slot = server, place, prompts, slot
+        self._held: dict[bytes, bool] = {}
         self._session = aiohttp.ClientSession(
             connector=_connector(place, connections),
             headers={"Authorization": f"Bearer {key}"},
@@ -78,14 +103,26 @@ class LlamaCppEngine:
         """
         if request.json_schema is not None:
             check_schema(request.json_schema)
-        body = completion_body(request, self._prompts.prompt(request.messages))
+        prompt = await read_prompt(self._prompts, request.messages, self._slot)
+        body = completion_body(request, prompt)
+        if request.json_schema is not None and not await self._holds(request.json_schema, body):
+            raise UsageError(
+                "the JSON schema cannot be held to: llama.cpp does not take it, or nothing can satisfy it",
+                hint="say it in simpler keywords; of patterns, in plain signs, classes, groups and counts",
+            )
         out = TextStream(
             (*request.stop, *self._prompts.stop), strip_first_space=self._prompts.strips_first_space
         )
+        said: list[str] = []
         response = await self._post("/completion", body)
         try:
             async for event in events(response.content):
                 chunk = self._chunk(msgspec.json.decode(event), out, request.logprobs)
+                said.append(chunk.text)
+                # early while it costs nothing, and at the end
+                short = len(said) <= LOOKED_AT
+                if request.json_schema is not None and not out.stopped and (short or chunk.finish_reason):
+                    _check_json("".join(said), whole=chunk.finish_reason == "stop")
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
@@ -93,6 +130,43 @@ class LlamaCppEngine:
             raise Unreachable(f"{self.info.model}: the engine broke off: {error}") from error
         finally:
             response.close()  # an unfinished answer: llama.cpp sees the line go dead and frees the slot
+
+    async def _holds(self, schema: dict[str, Any], body: dict[str, Any]) -> bool:
+        """Whether llama.cpp took a schema, which it does not say: a sign that begins no JSON is forced on it.
+
+        The prompt is the one that is asked next, so that reading it is not done twice.
+        """
+        key = hashlib.sha256(msgspec.json.encode(schema)).digest()
+        if key not in self._held:
+            forced = await self._tokens_of(NO_JSON)
+            bias = [[number, FORCED] for number in forced]
+            trial = {**body, "stream": False, "n_predict": 1, "temperature": 0.0, "logit_bias": bias}
+            said = await self._json("/completion", trial)
+            if len(self._held) >= MOST_HELD:
+                self._held.pop(next(iter(self._held)))
+            self._held[key] = not set(said.get("tokens") or forced) & set(forced)
+        return self._held[key]
+
+    async def _tokens_of(self, sign: str) -> list[int]:
+        """The tokens whose text holds a sign; the space that some tokenizers put before it is none of them."""
+        asked = {"content": sign, "add_special": False, "with_pieces": True}
+        rows = (await self._json("/tokenize", asked)).get("tokens") or ()
+        found = [int(row["id"]) for row in rows if sign in str(row.get("piece"))]
+        if not found:  # nothing to force: what cannot be tried is not believed
+            raise UsageError("this model's tokens do not let a JSON schema be tried, so none is taken")
+        return found
+
+    async def _json(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = await self._post(path, body)
+        try:
+            said = msgspec.json.decode(await response.read(), type=dict[str, Any])
+        except aiohttp.ClientError as error:
+            raise Unreachable(f"{self.info.model}: the engine broke off: {error}") from error
+        finally:
+            response.close()
+        if "error" in said:
+            raise _error(said)
+        return said
 
     def _chunk(self, data: dict[str, Any], out: TextStream, logprobs: int | None) -> Chunk:
         if "error" in data:
@@ -138,6 +212,22 @@ class LlamaCppEngine:
             shutil.rmtree(self._place.parent, ignore_errors=True)
 
 
+async def read_prompt(prompts: AnyPrompts[T], messages: Sequence[Message], context: int) -> T:
+    """The prompt of a chat, made beside the event loop where that takes long.
+
+    `context`: tokens. Raises ContextExceeded, without reading it, for a chat that no tokenizer makes fit.
+    """
+    length = sum(len(message.content) for message in messages)
+    if length > context * LONGEST_TOKEN:
+        raise ContextExceeded(
+            f"the chat is {length} characters long and the model reads at most {context} tokens",
+            hint="shorten it",
+        )
+    if length <= BESIDE_ABOVE:
+        return prompts.prompt(messages)
+    return await asyncio.to_thread(prompts.prompt, messages)
+
+
 def _connector(place: Path, connections: int) -> aiohttp.BaseConnector:
     return aiohttp.UnixConnector(
         path=str(place), limit=connections, force_close=True
@@ -171,11 +261,18 @@ async def open_llama_cpp(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    info = EngineInfo(name="llama.cpp", version=version(), model=model, context_length=slot, because=because)
     if prompts is None:
         bos, eos = await _named_tokens(place, key)
         control = await asyncio.to_thread(control_tokens, path)
         prompts = GgufPrompts(header, control, bos, eos)
+    info = EngineInfo(
+        name="llama.cpp",
+        version=version(),
+        model=model,
+        context_length=slot,
+        because=because,
+        plain_format=prompts.is_plain,
+    )
     return LlamaCppEngine(server, place, key, info, prompts, connections, slot)
 
 
@@ -287,6 +384,39 @@ def _own_signals() -> Iterator[None]:
             libc.sigaction(number, action, None)
 
 
+def _check_json(text: str, *, whole: bool) -> None:
+    """llama.cpp lets a schema go in the middle of an answer where following it takes too much, and misreads it
+    for some tokenizers; JSON it must be at least, or the beginning of it.
+    """
+    if not (_is_json(text) if whole else _begins_json(text)):
+        raise EngineError(
+            "llama.cpp did not hold the answer to its JSON schema", hint="say it in simpler keywords"
+        )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_int=len)  # not as numbers: Python refuses those of many digits
+    except json.JSONDecodeError:
+        return False
+    except RecursionError:
+        return True  # deeper than Python reads, not wrong
+    return True
+
+
+def _begins_json(text: str) -> bool:
+    """False only for what no more text can make JSON: a number or an escape may be cut in the middle."""
+    if "\\u" in text:
+        return True
+    try:
+        msgspec.json.decode(text.rstrip("+-.eE"))
+    except msgspec.DecodeError as error:
+        return "malformed" not in str(error) or "number" in str(error)  # else: cut off, or out of range
+    except RecursionError:
+        return True
+    return True
+
+
 def completion_body(request: ChatRequest, prompt: Prompt) -> dict[str, Any]:
     """What llama.cpp's /completion is asked. Every sampler that the request does not name is off; stop
     strings are ours.
@@ -305,7 +435,7 @@ def completion_body(request: ChatRequest, prompt: Prompt) -> dict[str, Any]:
         "cache_prompt": True,
     }
     if request.seed is not None:
-        body["seed"] = request.seed & 0xFFFFFFFF
+        body["seed"] = request.seed % RANDOM_SEED
     if request.logprobs is not None:
         body["n_probs"] = max(1, request.logprobs)
         body["top_wanted"] = request.logprobs

@@ -91,7 +91,20 @@ async def _open_fast(path: Path, threads: int | None, parallel: int, cache: Path
 
 
 def _converted(path: Path, cache: Path) -> Path:
-    """The cached GGUF of a folder, written if it is not there."""
+    """The cached GGUF of a folder, written if it is not there. Raises EngineError where it can't be."""
+    try:
+        return _found_or_made(path, cache)
+    except OSError as error:
+        named = str(error.filename or cache)  # a full disk is told without a name
+        if not Path(named).is_relative_to(cache) and not cache.is_relative_to(named):
+            raise  # about the weights, not about us
+        raise EngineError(
+            f"the cache folder {cache} cannot be written to: {error.strerror or error}",
+            hint="name another: --data where the command has it, else the environment variable XDG_CACHE_HOME",
+        ) from error
+
+
+def _found_or_made(path: Path, cache: Path) -> Path:
     from dutchdoor.engines.gguf_convert import convert
 
     cache.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from dutchdoor.engines.interface import Message
 from dutchdoor.engines.words import Words, decoder_kind
 from dutchdoor.family.gguf_header import GgufHeader
 
+# characters; over a longer text `encode` keeps the interpreter to itself for seconds, while a batch of one lets go
+LONG_TEXT = 4096
 Prompt = list[int] | list[int | str] | str
 
 
@@ -31,6 +33,9 @@ class Prompts(Protocol):
 
     @property
     def words(self) -> Words | None: ...  # null: the engine's own text is taken
+
+    @property
+    def is_plain(self) -> bool: ...  # the model has no chat template
 
     def prompt(self, messages: Sequence[Message]) -> Prompt: ...
 
@@ -64,6 +69,10 @@ class FolderPrompts:
     def stop(self) -> tuple[str, ...]:
         return self._format.stop
 
+    @property
+    def is_plain(self) -> bool:
+        return self._format.is_plain
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         numbers: list[int] = []
         for piece in self._format.render(messages):
@@ -80,7 +89,9 @@ class FolderPrompts:
         return self._numbers(piece.text)
 
     def _numbers(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        if len(text) <= LONG_TEXT:
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(self.tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
@@ -118,6 +129,10 @@ class GgufPrompts:
     @property
     def stop(self) -> tuple[str, ...]:
         return self._format.stop
+
+    @property
+    def is_plain(self) -> bool:
+        return self._format.is_plain
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         pieces = list(self._format.render(messages))

@@ -27,7 +27,7 @@ from dutchdoor.engines.interface import (
     TokenLogprob,
     Usage,
 )
-from dutchdoor.engines.llama_cpp import ContextExceeded
+from dutchdoor.engines.llama_cpp import ContextExceeded, read_prompt
 from dutchdoor.engines.prompts import FolderPrompts
 from dutchdoor.engines.words import TextStream
 from dutchdoor.family.weights import describe
@@ -78,7 +78,7 @@ class TransformersEngine:
             raise UsageError(
                 "the transformers engine cannot do 'json_schema'", hint="leave it out, or use a GGUF"
             )
-        prompt = self._prompts.prompt(request.messages)
+        prompt: list[int] = await read_prompt(self._prompts, request.messages, self._context)
         room = self._context - len(prompt)
         if room < 1:
             raise ContextExceeded(
@@ -144,6 +144,7 @@ async def open_transformers(
         model=folder.name,
         context_length=context,
         because=because,
+        plain_format=prompts.is_plain,
     )
     worker = Worker(model, end_tokens(folder), parallel)
     worker.start()
@@ -211,17 +212,23 @@ class AutoPrompts:
         control = [str(text) for text in self._tokenizer.all_special_tokens]
         self._format = ChatFormat(read_template(folder), read_special_tokens(folder), control)
         self.words = AutoWords(self._tokenizer)
+        self._one_at_a_time = threading.Lock()  # transformers' tokenizers keep settings between calls
 
     @property
     def stop(self) -> tuple[str, ...]:
         return self._format.stop
+
+    @property
+    def is_plain(self) -> bool:
+        return self._format.is_plain
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         numbers: list[int] = []
         for piece in self._format.render(messages):
             middle = len(piece.text) // 2 if piece.literal and len(piece.text) > 1 else 0
             for text in (piece.text[:middle], piece.text[middle:]) if middle else (piece.text,):
-                numbers += self._tokenizer.encode(text, add_special_tokens=False)
+                with self._one_at_a_time:
+                    numbers += self._tokenizer.encode(text, add_special_tokens=False)
         return numbers
 
 

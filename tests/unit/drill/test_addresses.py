@@ -95,3 +95,12 @@ def test_what_is_no_model_is_refused_with_a_remedy(tmp_path: Path, name: str, sa
     with pytest.raises(UsageError, match=says) as caught:
         parse_address(f"{tmp_path}/{name}" if name else str(tmp_path))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://host:port/v1", "http://host:99999", "http://", "http:///v1"]
+)
+def test_what_is_no_address_of_a_server_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="no address of a server") as caught:
+        parse_address(f"{url}#m")
+    assert caught.value.hint

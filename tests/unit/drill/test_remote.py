@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from dutchdoor.core import UsageError
-from dutchdoor.drill.remote import remote
+from dutchdoor.drill.remote import _usual_variable, remote
 from dutchdoor.drill.routes import priced
 
 
@@ -113,3 +113,19 @@ async def test_only_a_server_on_this_machine_is_sent_our_own_key(
     away = await remote("http://nowhere.invalid/v1", "m", None, "a")
     assert away.key_env is None
     assert "--key-env-a" in away.key_hint
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("127.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+    ],
+)
+def test_a_name_that_begins_like_this_machine_is_not_this_machine(host: str, here: bool) -> None:
+    assert (_usual_variable(f"http://{host}:8000/v1") == "DUTCHDOOR_API_KEY") is here

@@ -214,3 +214,19 @@ def test_with_a_margin_the_exit_code_is_the_verdict(verdict: VerdictKind, code: 
 def test_the_report_reads_back_from_its_json() -> None:
     data = json.dumps(msgspec.to_builtins(REPORT))
     assert msgspec.json.decode(data, type=Comparison) == REPORT
+
+
+def test_a_servers_words_cannot_steer_the_terminal() -> None:
+    said = "\x1b]0;owned\x07\x1b[2Jno\x9b1m"
+    broken = msgspec.structs.replace(LARGE, missing=400, first_error=said, notes=(said,), license=said)
+    failed = msgspec.structs.replace(SAMPLES[0], b=Reply(text=None, error=said))
+    judged = msgspec.structs.replace(VERDICT, bound=None, lower=None, because="all missing")
+    report = msgspec.structs.replace(REPORT, b=broken, quality=judged, samples=(failed,))
+    for page in (render.text(report), render.markdown(report)):
+        assert "owned" in page
+        assert not any(sign in page for sign in "\x1b\x07\x9b")
+
+
+def test_a_margin_of_nothing_is_said_without_a_sign() -> None:
+    judged = msgspec.structs.replace(VERDICT, bound=-0.0)
+    assert "A may be at most 0 points worse" in render.text(msgspec.structs.replace(REPORT, quality=judged))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dutchdoor.core import EngineError, WeightsError
+from dutchdoor.core import EngineError, UsageError, WeightsError
 from dutchdoor.engines.chat_format import ChatFormat, Piece
 from dutchdoor.engines.interface import Message
-from tests.fakes.models import CHATML, GEMMA, MISTRAL
+from tests.fakes.models import CHATML, GEMMA
 
 USER = Message(role="user", content="hi")
 
@@ -49,10 +49,17 @@ def test_a_template_without_system_role_gets_it_in_the_first_question() -> None:
 
 
 def test_a_refusal_of_the_template_is_told() -> None:
-    odd = MISTRAL.replace("[INST] ", "{{ raise_exception('never ask') }}")
-    with pytest.raises(EngineError):
+    with pytest.raises(
+        UsageError, match="never ask"
+    ) as caught:  # what was asked is at fault: no other try helps
         ChatFormat("{{ raise_exception('never ask') }}", {}, ()).render((USER,))
-    assert odd != MISTRAL
+    assert caught.value.hint
+
+
+def test_a_template_that_fails_by_itself_is_no_fault_of_the_caller() -> None:
+    with pytest.raises(EngineError) as caught:
+        ChatFormat("{{ nothing.there }}", {}, ()).render((USER,))
+    assert not isinstance(caught.value, UsageError)
 
 
 @pytest.mark.parametrize("bad", ["{% if %}", "{{ unclosed", "{% endfor %}"])

@@ -2,11 +2,12 @@
 
 import logging
 
+import msgspec
 import pytest
 
 from dutchdoor.core import EngineError, UsageError
 from dutchdoor.engines.answer import ask
-from dutchdoor.engines.http import HttpEngine, chat_body
+from dutchdoor.engines.http import HttpEngine, _formed, _piece, _whole, chat_body
 from dutchdoor.engines.interface import Overloaded, Unreachable, Usage
 from dutchdoor.engines.providers import PROVIDERS, UNKNOWN, provider_of
 from tests.fakes.upstream import Reply, Upstream
@@ -113,3 +114,26 @@ def test_a_row_is_found_by_its_address() -> None:
     assert provider_of("https://api.openai.com/v1").name == "openai"
     assert provider_of("https://api.openai.com/v1evil.example/").name == UNKNOWN.name
     assert chat_body(question(), "o", PROVIDERS["openai"])["max_completion_tokens"] == 16
+
+
+MESSAGES: list[dict[str, object]] = [
+    {"choices": ["x"]},
+    {"choices": "x"},
+    {"choices": [{"message": "x", "delta": "x"}]},
+    {"choices": [{"message": {"content": ["a"]}, "delta": {"content": [{"text": "a"}]}}]},
+    {"choices": [{"logprobs": "x"}]},
+    {"choices": [{"logprobs": {"content": [{"logprob": 1, "top_logprobs": [1]}]}}]},
+]
+
+
+@pytest.mark.parametrize("said", MESSAGES)
+def test_a_field_of_another_kind_is_another_dialect(said: dict[str, object]) -> None:
+    for read in (_whole, _piece):
+        with pytest.raises(ValueError, match=r"kind of value|no text"):
+            _formed(read, msgspec.json.encode(said))
+
+
+async def test_a_stream_with_parts_for_text_is_an_error_of_the_engine() -> None:
+    event = b'data: {"choices": [{"delta": {"content": [{"text": "a"}]}}]}\n\n'
+    with pytest.raises(EngineError, match="no form of the OpenAI dialect"):
+        await answer_of(Reply(raw=event))

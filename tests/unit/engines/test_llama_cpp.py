@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from dutchdoor.core import EngineError, UsageError, WeightsError
 from dutchdoor.engines.answer import ask
 from dutchdoor.engines.interface import Message
-from dutchdoor.engines.llama_cpp import ContextExceeded
+from dutchdoor.engines.llama_cpp import ContextExceeded, read_prompt
+from dutchdoor.engines.prompts import LONG_TEXT, FolderPrompts
 from tests.fakes.models import make_gguf, make_model
 from tests.unit.engines.conftest import QUESTIONS, Opener, question
 
@@ -240,3 +242,64 @@ async def test_converted_weights_are_made_once(models: Models, opened: Opener, c
     before = {path: path.stat().st_mtime_ns for path in (cache / "gguf").iterdir()}
     await opened(models("qwen2"))
     assert {path: path.stat().st_mtime_ns for path in (cache / "gguf").iterdir()} == before
+
+
+@pytest.mark.parametrize("prefer", ["fast", "transformers"])
+async def test_a_chat_that_no_tokenizer_makes_fit_is_refused_unread(
+    models: Models, opened: Opener, monkeypatch: pytest.MonkeyPatch, prefer: str
+) -> None:
+    engine = await opened(models("qwen2"), prefer=prefer)
+
+    def read(messages: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(engine._prompts, "prompt", read)
+    with pytest.raises(ContextExceeded, match="characters long"):
+        await ask(engine, question("x" * (30 << 20)))
+
+
+async def test_reading_a_long_chat_leaves_the_loop_free(models: Models, opened: Opener) -> None:
+    prompts = (await opened(models("qwen2")))._prompts
+    messages = question("the cat sat on " * 50_000).messages
+    begun = time.perf_counter()
+    reading = asyncio.create_task(read_prompt(prompts, messages, 1 << 20))
+    longest = 0.0
+    while not reading.done():
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        longest = max(longest, time.perf_counter() - before)
+    assert longest < (time.perf_counter() - begun) / 2
+    assert await reading == prompts.prompt(messages)
+
+
+def test_text_split_beside_the_loop_gives_the_same_tokens(models: Models) -> None:
+    prompts = FolderPrompts(models("llama"))
+    text = "Über façade 東京 😀 the   cat\n\n" * 400
+    assert len(text) > LONG_TEXT
+    assert prompts._numbers(text) == prompts.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("seed", [-1, 0xFFFFFFFF, 2**64 - 1, -(2**70)])
+async def test_every_seed_repeats_an_answer(models: Models, opened: Opener, seed: int) -> None:
+    engine = await opened(models("qwen2"))
+    texts = {(await ask(engine, question(temperature=1.5, seed=seed))).text for _ in range(3)}
+    assert len(texts) == 1
+
+
+async def test_an_engine_says_that_its_model_has_no_template(
+    models: Models, tmp_path: Path, opened: Opener
+) -> None:
+    bare = make_model(tmp_path / "plain", "qwen2", trained_chat_template=False)
+    for prefer in ("fast", "transformers"):
+        assert (await opened(bare, prefer=prefer)).info.plain_format
+        assert not (await opened(models("qwen2"), prefer=prefer)).info.plain_format
+
+
+@pytest.mark.parametrize("cache", ["file/cache", "/proc/dutchdoor/cache"])
+async def test_a_cache_that_cannot_be_written_is_named(models: Models, tmp_path: Path, cache: str) -> None:
+    from dutchdoor.engines.load import open_engine
+
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match=r"the cache folder .*/cache cannot be written") as caught:
+        await open_engine(models("qwen2"), cache=tmp_path / cache)
+    assert "XDG_CACHE_HOME" in (caught.value.hint or "")

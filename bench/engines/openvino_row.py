@@ -1,4 +1,4 @@
-"""Measures openvino-genai in an environment of its own: `python openvino.py MODEL.gguf STREAMS TOKENS` prints JSON."""
+"""Measures openvino-genai in an environment of its own: `python openvino_row.py MODEL.gguf STREAMS TOKENS` prints JSON."""
 
 import json
 import sys
