@@ -1,4 +1,7 @@
-"""Measures openvino-genai in an environment of its own: `python openvino_row.py MODEL.gguf STREAMS TOKENS` prints JSON."""
+"""Measures openvino-genai in an environment of its own; `python openvino_row.py MODEL.gguf STREAMS TOKENS` prints JSON.
+
+Not called openvino.py: a script's own folder comes first, and it would be imported in place of the package.
+"""
 
 import json
 import sys
