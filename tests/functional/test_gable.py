@@ -200,7 +200,8 @@ def prompts(workspace: Path, n: int) -> list[str]:
     """Prompts of every suite in turn."""
     folder = workspace / "examples/gable/suites"
     names = ("reasoning", "coding", "writing", "lookalikes", "refused")
-    cases = [[json.loads(line) for line in (folder / f"{name}.jsonl").open()] for name in names]
+    texts = [(folder / f"{name}.jsonl").read_text() for name in names]
+    cases = [[json.loads(line) for line in text.splitlines()] for text in texts]
     suites = [[case["prompt"] for case in each if "prompt" in case] for each in cases]
     return [text for row in zip(*suites, strict=False) for text in row][:n]
 
