@@ -80,6 +80,9 @@ def serving(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> It
         if not line:
             process.wait(10)
             reader.join(5)
+            timer.cancel()
+            process.stdout.close()
+            process.stderr.close()
             raise AssertionError(f"the server ended with {process.returncode}: {shown}{''.join(log)}")
         shown += line
     timer.cancel()

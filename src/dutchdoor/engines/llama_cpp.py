@@ -47,6 +47,7 @@ from dutchdoor.family.gguf_header import GgufHeader, read_gguf
 MEMORY_SHARE = 8  # at most an eighth of the machine's memory is set aside for what the slots remember
 LEAST_CONTEXT = 256  # tokens a slot
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED draws another one each time, so no seed may become it
+LONGEST_SOCKET = 103  # bytes of a path: sun_path has 104 on macOS, 108 on Linux
 LOAD_MODE_SILENT = -1  # llama.cpp's verbosity
 
 
@@ -252,7 +253,7 @@ async def open_llama_cpp(
     """
     header = await asyncio.to_thread(read_gguf, path)
     context, slot = _context(header, parallel, exact)
-    folder = Path(tempfile.mkdtemp(prefix="dutchdoor-engine-"))  # mode 0700
+    folder = _socket_folder()
     place, key = folder / "s.sock", secrets.token_hex(16)
     connections = 2 * parallel  # each slot has its next question waiting
     try:
@@ -274,6 +275,15 @@ async def open_llama_cpp(
         plain_format=prompts.is_plain,
     )
     return LlamaCppEngine(server, place, key, info, prompts, connections, slot)
+
+
+def _socket_folder() -> Path:
+    """A new folder, mode 0700, whose path is short enough for a socket in it, whatever TMPDIR says."""
+    folder = Path(tempfile.mkdtemp(prefix="dutchdoor-engine-"))
+    if len(os.fsencode(folder / "s.sock")) <= LONGEST_SOCKET:
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="dutchdoor-engine-", dir="/tmp"))  # noqa: S108 - only this user enters it
 
 
 def version() -> str:

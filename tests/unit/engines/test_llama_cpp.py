@@ -303,3 +303,13 @@ async def test_a_cache_that_cannot_be_written_is_named(models: Models, tmp_path:
     with pytest.raises(EngineError, match=r"the cache folder .*/cache cannot be written") as caught:
         await open_engine(models("qwen2"), cache=tmp_path / cache)
     assert "XDG_CACHE_HOME" in (caught.value.hint or "")
+
+
+async def test_a_long_path_for_temporary_files_is_no_hindrance(
+    models: Callable[[str], Path], opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (long := tmp_path / ("x" * 100)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    engine = await opened(models("llama"))
+    assert (await ask(engine, question())).usage is not None
+    assert not list(long.iterdir())
