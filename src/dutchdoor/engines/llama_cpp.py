@@ -283,7 +283,7 @@ def _socket_folder() -> Path:
     if len(os.fsencode(folder / "s.sock")) <= LONGEST_SOCKET:
         return folder
     folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="dutchdoor-engine-", dir="/tmp"))  # noqa: S108 - only this user enters it
+    return Path(tempfile.mkdtemp(prefix="dutchdoor-engine-", dir="/tmp"))
 
 
 def version() -> str:
