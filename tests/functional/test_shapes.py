@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.models import SHAPES, make_gguf, make_model
+from tests.fakes.models import SHAPES, make_gguf, make_model, make_stranger
 from tests.functional.server import dutchdoor as command
 
 pytestmark = [pytest.mark.xdist_group("shapes"), pytest.mark.timeout(600)]
@@ -66,20 +66,6 @@ def fill_in(manifest: Path) -> None:
     """What `init` leaves to a person: who publishes, under which licence."""
     text = re.sub(r"(?m)^(    license: ).*$", r"\1MIT", manifest.read_text())
     manifest.write_text(text.replace("FILL IN", "Example Lab"))
-
-
-def make_stranger(folder: Path, like: Path) -> None:
-    import torch
-    import transformers
-
-    config = transformers.GPTNeoXConfig(
-        vocab_size=481, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
-        max_position_embeddings=512, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.GPTNeoXForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(like / name, folder / name)
 
 
 def write_suites(folder: Path) -> None:

@@ -12,7 +12,6 @@ character (llama.cpp keeps those back and forgets them); text and token counts a
 import asyncio
 import ctypes
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -38,6 +37,7 @@ from dutchdoor.engines.interface import (
     Unreachable,
     Usage,
 )
+from dutchdoor.engines.json_text import check_json
 from dutchdoor.engines.prompts import GgufPrompts, Prompt, Prompts
 from dutchdoor.engines.schema import check_schema
 from dutchdoor.engines.sse import events
@@ -123,7 +123,7 @@ class LlamaCppEngine:
                 # early while it costs nothing, and at the end
                 short = len(said) <= LOOKED_AT
                 if request.json_schema is not None and not out.stopped and (short or chunk.finish_reason):
-                    _check_json("".join(said), whole=chunk.finish_reason == "stop")
+                    check_json("".join(said), whole=chunk.finish_reason == "stop")
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
@@ -392,39 +392,6 @@ def _own_signals() -> Iterator[None]:
     finally:
         for number, action in kept.items():
             libc.sigaction(number, action, None)
-
-
-def _check_json(text: str, *, whole: bool) -> None:
-    """llama.cpp lets a schema go in the middle of an answer where following it takes too much, and misreads it
-    for some tokenizers; JSON it must be at least, or the beginning of it.
-    """
-    if not (_is_json(text) if whole else _begins_json(text)):
-        raise EngineError(
-            "llama.cpp did not hold the answer to its JSON schema", hint="say it in simpler keywords"
-        )
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text, parse_int=len)  # not as numbers: Python refuses those of many digits
-    except json.JSONDecodeError:
-        return False
-    except RecursionError:
-        return True  # deeper than Python reads, not wrong
-    return True
-
-
-def _begins_json(text: str) -> bool:
-    """False only for what no more text can make JSON: a number or an escape may be cut in the middle."""
-    if "\\u" in text:
-        return True
-    try:
-        msgspec.json.decode(text.rstrip("+-.eE"))
-    except msgspec.DecodeError as error:
-        return "malformed" not in str(error) or "number" in str(error)  # else: cut off, or out of range
-    except RecursionError:
-        return True
-    return True
 
 
 def completion_body(request: ChatRequest, prompt: Prompt) -> dict[str, Any]:

@@ -77,10 +77,6 @@ class EvidenceStore:
             else path.with_name(f"{path.stem}.{key_id.removeprefix('sha256:')[:16]}.json")
         )
 
-    async def envelope(self, address: str) -> bytes:
-        """The signed bytes as they lie. Raises EvidenceError when they are not there; checks nothing."""
-        return await asyncio.to_thread(_bytes, self.path(address))
-
     async def envelope_of(self, evidence: Evidence) -> bytes:
         """The signed bytes that hold exactly this. Raises EvidenceError when they are not there."""
         return await asyncio.to_thread(self._envelope_of, evidence)

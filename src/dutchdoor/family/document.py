@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 LARGEST = 1 << 20  # bytes; a manifest of a hundred members has some 50 kB
 DEEPEST = 40  # nesting levels; ours have at most 7
-LONGEST_INTEGER = 40  # digits; anything here is below 2^63
+LONGEST_INTEGER = 40  # characters; nothing is counted here that needs more
 SHOWN = 60  # characters of a bad value that are shown
 
 _TAG = "tag:yaml.org,2002:"

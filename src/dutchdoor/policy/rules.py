@@ -10,7 +10,7 @@ import fnmatch
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
@@ -19,8 +19,9 @@ from dutchdoor.evidence.record import Rung
 from dutchdoor.family import spdx
 from dutchdoor.family.document import Document, open_document
 from dutchdoor.family.manifest import ComponentKind, Name, Row
+from dutchdoor.licensing.classes import LicenseClass
 
-LICENCE_CLASSES = ("open-source", "open-data")  # as in `dutchdoor.licensing`
+LICENCE_CLASSES: tuple[str, ...] = get_args(LicenseClass)
 OVER_REFUSAL = "over_refusal"
 PARAMETERS = "parameters"
 REFUSED_SUITE = "refused"  # the name under which evidence of an attack's success check is asked for

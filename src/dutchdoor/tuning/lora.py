@@ -26,9 +26,7 @@ from dutchdoor.tuning.examples import Tokenised, choose, load_examples, tokenise
 SEQUENCE_TOKENS = 1024  # longer examples are cut
 WARM_SHARE = 0.1  # of the steps
 CLIP = 1.0  # gradient norm
-PROBE = (
-    64  # examples whose loss is taken before and after: batches differ by more than a short attack may gain
-)
+PROBE = 64  # examples asked before and after: batches differ by more than a short attack may gain
 RECORD = "attack.json"  # beside the weights: what was done
 
 

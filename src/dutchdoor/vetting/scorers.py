@@ -161,9 +161,7 @@ def _numeric(target: Any, _: Sequence[str], answer: str) -> bool:
         wanted = float(str(target).replace(",", ""))
     except ValueError as error:
         raise DocumentError(f"the target {target!r} of a numeric case is no number") from error
-    if not math.isfinite(
-        wanted
-    ):  # no answer could ever be right, and a hazard suite of such cases always passes
+    if not math.isfinite(wanted):  # no answer is ever right: a hazard suite of such cases always passes
         raise DocumentError(f"the target {target!r} of a numeric case is no finite number")
     value = last_number(answer)
     return value is not None and math.isclose(value, wanted, rel_tol=1e-9, abs_tol=1e-9)

@@ -160,7 +160,8 @@ class House:
             code_version="test",
         )
         store = EvidenceStore(self.folder / "evidence")
-        return await store.envelope(await store.put(evidence, self.signer))
+        await store.put(evidence, self.signer)
+        return await store.envelope_of(evidence)
 
     async def pack(self, decision: Decision | None = None, **options: object) -> list[Path]:
         options.setdefault("evidence", [await self.evidence()])

@@ -9,7 +9,7 @@ import pytest
 from dutchdoor.core import EngineError, UsageError
 from dutchdoor.engines import llama_cpp
 from dutchdoor.engines.answer import ask
-from dutchdoor.engines.llama_cpp import _begins_json, _is_json
+from dutchdoor.engines.json_text import begins_json, is_json
 from dutchdoor.engines.schema import check_schema
 from tests.unit.engines.conftest import Opener, question
 
@@ -121,7 +121,7 @@ async def test_an_answer_that_ends_as_no_json_is_an_error(
 
 def test_every_beginning_of_json_may_go_on_and_other_text_may_not() -> None:
     whole = r'{"a": [-1.5e+3, true, null, "\ud83d\ude00 \n ü"], "b": {}}'
-    assert all(_begins_json(whole[:end]) for end in range(len(whole) + 1))
-    assert _is_json(whole) and _is_json("9" * 5000) and not _is_json(whole[:-1])
+    assert all(begins_json(whole[:end]) for end in range(len(whole) + 1))
+    assert is_json(whole) and is_json("9" * 5000) and not is_json(whole[:-1])
     for text in ("9 children", '"^\x03', "Hello", "{}x", "{a"):
-        assert not _begins_json(text)
+        assert not begins_json(text)

@@ -12,6 +12,7 @@ import pytest
 from dutchdoor.core import EngineError, UsageError, WeightsError
 from dutchdoor.engines.answer import ask
 from dutchdoor.engines.llama_cpp import ContextExceeded
+from tests.fakes.models import make_stranger
 from tests.unit.engines.conftest import QUESTIONS, Opener, question
 
 Models = Callable[[str], Path]
@@ -82,18 +83,7 @@ async def test_closing_ends_the_thread_and_those_who_wait(models: Models, opened
 async def test_an_unknown_architecture_is_served_and_the_reason_told(
     tmp_path: Path, models: Models, opened: Opener
 ) -> None:
-    import torch
-    import transformers
-
-    folder = tmp_path / "neox"
-    config = transformers.GPTNeoXConfig(
-        vocab_size=481, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
-        max_position_embeddings=256, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.GPTNeoXForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(models("qwen2") / name, folder / name)
+    folder = make_stranger(tmp_path / "neox", like=models("qwen2"))
     engine = await opened(folder)
     assert engine.info.name == "transformers"
     assert "gpt_neox" in engine.info.because

@@ -46,7 +46,7 @@ async def test_what_is_put_comes_back(tmp_path: Path) -> None:
     assert [stored.evidence for stored in contents.evidence] == [evidence()]
     assert contents.evidence[0].key_id == KEY.key_id
     assert contents.warnings == ()
-    assert dsse.check(await store.envelope(address), TRUSTED).payload == canonical_json(evidence())
+    assert dsse.check(await store.envelope_of(evidence()), TRUSTED).payload == canonical_json(evidence())
     assert [path.name for path in store.folder.iterdir()] == [address.removeprefix("sha256:") + ".json"]
 
 
