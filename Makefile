@@ -4,12 +4,13 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: up test check lint types layers docs family lock bench-engines clean
+.PHONY: up test check lint types layers docs family lock soak bench-gateway bench-engines clean
 
 up: $(READY) ## walk the whole way of a release on the reference family, then serve it
 	$(BIN)/dutchdoor up examples/gable/family.yaml $(ARGS)
 
 test: $(READY) ## the whole test suite
+	@tools/test-servers.sh
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: lint types layers docs test ## what CI runs
@@ -30,6 +31,12 @@ docs: $(READY)
 
 family: $(READY) ## retrain the reference family from nothing (about an hour on two cores)
 	$(BIN)/python examples/gable/train/make_family.py $(ARGS)
+
+soak: $(READY) ## a thousand servers killed at random points, and the ledger held against what clients received
+	DUTCHDOOR_SOAK=$(or $(POINTS),1000) $(BIN)/python -m pytest tests/functional/test_kill.py -p no:xdist -s --timeout 7200 $(ARGS)
+
+bench-gateway: $(READY) ## measure the gateway against its peers (about a quarter of an hour)
+	$(BIN)/python bench/gateway/run.py $(ARGS)
 
 bench-engines: $(READY) ## measure the engines side by side
 	$(BIN)/python bench/engines/run.py $(ARGS)

@@ -17,7 +17,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 SCHEMAS = {  # file of ours → module and type that reads it
     "family": ("dutchdoor.family.manifest", "Family"),
     "policy": ("dutchdoor.policy.rules", "Policy"),
-    "routes": ("dutchdoor.gateway.routes", "RoutesFile"),
+    "routes": ("dutchdoor.gateway.routing.file", "RoutesFile"),
     "guard": ("dutchdoor.engines.guard", "GuardFile"),
 }
 

@@ -19,7 +19,7 @@ import pytest
 
 from dutchdoor.cli.main import main
 from dutchdoor.drill.report import Comparison
-from dutchdoor.gateway.routes import load_routes
+from dutchdoor.gateway.routing.file import load_routes
 from tests.fakes.models import make_gguf, make_model, smollm2
 from tests.functional.conftest import TOP
 from tests.functional.server import PROGRAM, dutchdoor, serving

@@ -77,4 +77,6 @@ def test_a_bill_of_nothing_is_a_bill(tmp_path: Path) -> None:
     bill = json.loads(dutchdoor("bill", "--month", "2026-11", "--format", "json", cwd=tmp_path).stdout)
     assert bill == {"month": "2026-11", "lines": [], "interrupted": [], "total_nanodollars": 0}
     text = dutchdoor("bill", "--month", "2026-11", "--format", "csv", cwd=tmp_path).stdout
-    assert text.splitlines() == ["state,key,model,target,requests,input_tokens,output_tokens,nanodollars"]
+    assert text.splitlines() == [
+        "state,key,model,target,requests,input_tokens,cached_tokens,output_tokens,nanodollars,alarms"
+    ]

@@ -23,8 +23,12 @@ COMMANDS = {
     "serve": "Serve the members whose API channel is open.",
     "run": "Chat with a bundle or a model on this machine.",
     "compare": "Compare two models on the same cases.",
+    "routes": "List, swap and import the targets behind public names.",
+    "targets": "Find local servers, and find out what targets can do.",
     "keys": "Create, list and revoke API keys.",
     "bill": "Sum up what was used.",
+    "usage": "Export what was used as CloudEvents.",
+    "prices": "Show what a third party's model would be charged.",
     "signing-keys": "Show, export and trust the keys that sign.",
 }
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -85,8 +85,9 @@ async def _serve(
     from dutchdoor.evidence.signing_keys import trusted_keys
     from dutchdoor.family.document import kind_of
     from dutchdoor.gateway import log
-    from dutchdoor.gateway.routes import build_from_routes, load_routes
-    from dutchdoor.gateway.server import GatewayServer, listen
+    from dutchdoor.gateway.routing.build import build_from_routes
+    from dutchdoor.gateway.routing.file import load_routes
+    from dutchdoor.gateway.protocol.server import GatewayServer, listen
     from dutchdoor.ledger.store import Ledger
 
     trusted = trusted_keys(config_folder(), trust)
@@ -99,7 +100,8 @@ async def _serve(
             building = build_from_routes(routes, data, trusted, ledger=ledger, threads=threads)
         else:
             from dutchdoor.family.load import load_family
-            from dutchdoor.gateway.serving import build_from_family, served_members
+            from dutchdoor.gateway.routing.build import build_from_family
+            from dutchdoor.gateway.routing.family import served_members
 
             family = load_family(file)
             decision = await _judge(family, data, trusted)
@@ -118,7 +120,7 @@ async def _serve(
 
 async def _judge(family: "LoadedFamily", data: Path, trusted: Sequence["PublicKey"]) -> "Decision":
     """Decide, and say what is not served and why."""
-    from dutchdoor.gateway.serving import decide_from_store
+    from dutchdoor.gateway.routing.family import decide_from_store
 
     judged = await decide_from_store(family, data, trusted)
     for warning in judged.warnings:
@@ -132,7 +134,7 @@ async def _judge(family: "LoadedFamily", data: Path, trusted: Sequence["PublicKe
 
 
 async def _until_signalled(server: Any, gateway: "Gateway", data: Path) -> int:
-    from dutchdoor.gateway.targets import engine_notes
+    from dutchdoor.gateway.targets.engine import engine_notes
 
     stop = asyncio.Event()
 

@@ -27,7 +27,7 @@ from dutchdoor.cli.options import (
 from dutchdoor.core import Exit
 
 if TYPE_CHECKING:
-    from dutchdoor.gateway.server import GatewayServer
+    from dutchdoor.gateway.protocol.server import GatewayServer
     from dutchdoor.ledger.keys import NewKey
     from dutchdoor.release.up import Gap, Place, Release
 
@@ -92,7 +92,7 @@ async def _up(manifest: Path, place: "Place", trust: Sequence[Path], *, once: bo
     from dutchdoor.cli.decide import render
     from dutchdoor.evidence.signing_keys import own_key, trusted_keys
     from dutchdoor.family.load import load_family
-    from dutchdoor.gateway.serving import served_members
+    from dutchdoor.gateway.routing.family import served_members
     from dutchdoor.policy.decide import load_policies
     from dutchdoor.release.up import greeting, serving, walk
 

@@ -63,10 +63,11 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens."""
+    """Tokens. `cached_tokens` are those of the input that the target had read before, which may cost less."""
 
     input_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):

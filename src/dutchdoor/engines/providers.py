@@ -1,9 +1,10 @@
 """Where models are served in the OpenAI dialect: one row each, data only.
 
 A row says what a target can do, so that a request is refused before it is sent instead of a parameter being
-dropped silently. What a row does not know is false. The rows of groq, deepseek, mistral and ollama were read against
-the documentation of their APIs in November 2026, the others state what is commonly documented; none was checked
-against the live service, and a server of one's own may do more or less than its row says.
+dropped silently. What a column does not know is false; what `lacks` names is documented as missing. The rows of groq,
+deepseek, mistral and ollama were read against the documentation of their APIs in November 2026, the others state what
+is commonly documented; none was checked against the live service, and a server of one's own may do more or less than
+its row says: `dutchdoor targets probe` asks it.
 """
 
 import msgspec
@@ -20,6 +21,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     json_schema: bool = False
     stream_usage: bool = True  # understands stream_options.include_usage
     cap_field: str = "max_tokens"  # how the output cap is called
+    has: frozenset[str] = frozenset()  # further features: tools, images, n, …
+    lacks: tuple[str, ...] = ()  # features and parameters that its documentation says it has not
+    adapter: bool = False  # its own API is no OpenAI dialect: it is reached through an adapter
+    marker: str | None = None  # path, beside `/v1`, that only this kind of server answers
 
 
 PROVIDERS: dict[str, Provider] = {
@@ -40,6 +45,7 @@ PROVIDERS: dict[str, Provider] = {
             logprobs=True,
             seed=True,
             json_schema=True,
+            marker="/version",
         ),
         Provider(
             name="sglang",
@@ -48,6 +54,7 @@ PROVIDERS: dict[str, Provider] = {
             logprobs=True,
             seed=True,
             json_schema=True,
+            marker="/get_model_info",
         ),
         Provider(
             name="llama-server",
@@ -56,6 +63,7 @@ PROVIDERS: dict[str, Provider] = {
             logprobs=True,
             seed=True,
             json_schema=True,
+            marker="/props",
         ),
         Provider(
             name="ollama",
@@ -64,9 +72,17 @@ PROVIDERS: dict[str, Provider] = {
             logprobs=True,
             seed=True,
             json_schema=True,
+            has=frozenset({"tools", "images", "json_object"}),
+            lacks=("n", "logit_bias"),
+            marker="/api/version",
         ),
         Provider(
-            name="lmstudio", base_url="http://127.0.0.1:1234/v1", key_env=None, seed=True, json_schema=True
+            name="lmstudio",
+            base_url="http://127.0.0.1:1234/v1",
+            key_env=None,
+            seed=True,
+            json_schema=True,
+            marker="/api/v0/models",
         ),
         Provider(
             name="openai",
@@ -76,6 +92,7 @@ PROVIDERS: dict[str, Provider] = {
             seed=True,
             json_schema=True,
             cap_field="max_completion_tokens",
+            has=frozenset({"tools", "parallel_tools", "json_object", "n"}),
         ),
         Provider(
             name="openrouter",
@@ -98,12 +115,24 @@ PROVIDERS: dict[str, Provider] = {
             key_env="GROQ_API_KEY",
             seed=True,
             json_schema=True,
+            has=frozenset({"tools", "json_object"}),
+            lacks=("logprobs", "logit_bias", "n"),
         ),
         Provider(
-            name="mistral", base_url="https://api.mistral.ai/v1", key_env="MISTRAL_API_KEY", json_schema=True
+            name="mistral",
+            base_url="https://api.mistral.ai/v1",
+            key_env="MISTRAL_API_KEY",
+            json_schema=True,
+            has=frozenset({"tools", "parallel_tools", "json_object", "n"}),
+            lacks=("seed", "logprobs"),
         ),
         Provider(
-            name="deepseek", base_url="https://api.deepseek.com/v1", key_env="DEEPSEEK_API_KEY", logprobs=True
+            name="deepseek",
+            base_url="https://api.deepseek.com/v1",
+            key_env="DEEPSEEK_API_KEY",
+            logprobs=True,
+            has=frozenset({"tools", "json_object"}),
+            lacks=("seed", "json_schema", "n", "embeddings"),
         ),
         Provider(
             name="fireworks",
@@ -118,6 +147,24 @@ PROVIDERS: dict[str, Provider] = {
             key_env="HF_TOKEN",
             logprobs=True,
             seed=True,
+        ),
+        Provider(
+            name="anthropic",
+            base_url="https://api.anthropic.com/v1",
+            key_env="ANTHROPIC_API_KEY",
+            has=frozenset({"tools", "images"}),
+            lacks=("completions", "embeddings", "logprobs", "n", "seed"),
+            adapter=True,
+        ),
+        Provider(
+            name="gemini",
+            base_url="https://generativelanguage.googleapis.com/v1beta",
+            key_env="GEMINI_API_KEY",
+            json_schema=True,
+            seed=True,
+            has=frozenset({"tools", "images", "json_object"}),
+            lacks=("completions",),
+            adapter=True,
         ),
     )
 }

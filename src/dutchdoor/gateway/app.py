@@ -1,48 +1,130 @@
-"""The ASGI application: which path leads where, start and end.
+"""The gateway: which path leads where, what is served, start and end.
 
-The chat path is bare ASGI; pages of other rooms are given in as an ASGI application of their own.
+Model requests go their own way (`exchange`); everything else is answered by ASGI applications, which are made
+when they are first asked for.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
-
-import msgspec
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 from dutchdoor.core import DutchdoorError
 from dutchdoor.gateway import log
-from dutchdoor.gateway.asgi import App, Receive, Scope, Send, respond, respond_error
-from dutchdoor.gateway.chat import Exchange, authenticate
-from dutchdoor.gateway.errors import ApiError, unknown_model
-from dutchdoor.gateway.routing import Route
-from dutchdoor.gateway.targets import Target
+from dutchdoor.gateway.dialects.registry import DIALECTS
+from dutchdoor.gateway.errors import ApiError
+from dutchdoor.gateway.exchange import Exchange
+from dutchdoor.gateway.limits.interface import Limits
+from dutchdoor.gateway.limits.memory import MemoryLimits
+from dutchdoor.gateway.protocol.asgi import App, run_app
+from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
+from dutchdoor.gateway.record import Observer
+from dutchdoor.gateway.routing.route import Route
+from dutchdoor.gateway.targets.health import Breaker, Tries
+from dutchdoor.gateway.targets.interface import Target
 from dutchdoor.gateway.unbooked import Unbooked
 from dutchdoor.ledger.store import Ledger
 
 CLOSING_S = 10.0  # how long answers that were cut have to be booked before the ledger is closed
 
 
+class Generation:
+    """The routes between two swaps, the requests that go by them, and the targets that end with them."""
+
+    __slots__ = ("retired", "routes", "tries", "users")
+
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        self.routes = routes
+        self.tries = {name: Tries() for name in routes}
+        self.users = 0
+        self.retired: tuple[Target, ...] = ()
+
+
 class Gateway:
-    """An ASGI application over a ledger and routes. It owns both: closing it closes engines, connections
+    """Handles requests over a ledger and routes. It owns both: closing it closes engines, connections, limits
     and ledger.
 
     `pages` answers every path that is not the API's.
     """
 
-    def __init__(self, ledger: Ledger, routes: Iterable[Route], *, pages: App | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        routes: Iterable[Route],
+        *,
+        limits: Limits | None = None,
+        observers: Sequence[Observer] = (),
+        pages: App | None = None,
+    ) -> None:
         self.ledger = ledger
-        self.routes = {route.model: route for route in routes}
+        self.limits = limits or MemoryLimits()
+        self.observers: list[Observer] = [log.RequestLog(), *observers]
+        self.unbooked = Unbooked(ledger)
         self.ready = False
         self.draining = False
         self.closed = False
-        self._unbooked = Unbooked(ledger)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self.under_way = 0  # model requests
+        self._quiet = asyncio.Event()
+        self._generations = deque([Generation({route.model: route for route in routes})])
+        self._breakers: dict[Target, Breaker] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._pages = pages
+        self._off_path: App | None = None
+
+    # -- what is served
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """By public name."""
+        return self._generations[-1].routes
 
     @property
     def targets(self) -> list[Target]:
         """Every target of every route, once."""
-        return list({id(each): each for route in self.routes.values() for each in route.targets}.values())
+        return list({each: None for route in self.routes.values() for each in route.targets})
+
+    def swap(self, routes: Mapping[str, Route], retired: Iterable[Target] = ()) -> None:
+        """Serve other routes from the next request on. Those under way go on by the old ones, and a retired
+        target is closed when the last of them has ended.
+        """
+        self._generations[-1].retired = tuple(retired)
+        self._generations.append(Generation(dict(routes)))
+        self._retire()
+
+    def enter(self) -> Generation:
+        """The present routes, kept until `leave`."""
+        generation = self._generations[-1]
+        generation.users += 1
+        self.under_way += 1
+        self._quiet.clear()
+        return generation
+
+    def leave(self, generation: Generation) -> None:
+        """A request has ended."""
+        self.under_way -= 1
+        if not self.under_way:
+            self._quiet.set()
+        generation.users -= 1
+        if not generation.users and generation is not self._generations[-1]:
+            self._retire()
+
+    def _retire(self) -> None:
+        while len(self._generations) > 1 and not self._generations[0].users:
+            for target in self._generations.popleft().retired:
+                self._breakers.pop(target, None)
+                task = asyncio.ensure_future(_close(target))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    def breaker_of(self, target: Target) -> Breaker:
+        """How a target has done lately."""
+        breaker = self._breakers.get(target)
+        if breaker is None:
+            breaker = self._breakers[target] = Breaker()
+        return breaker
+
+    # -- start and end
 
     async def start(self) -> None:
         """Close what dead servers left open; from then on requests are admitted."""
@@ -52,102 +134,68 @@ class Gateway:
         self.ready = True
 
     async def close(self) -> None:
-        """Close every target once, then the ledger; closing again does nothing."""
+        """Close every target once, then limits and ledger; closing again does nothing."""
         self.ready = False
         if self.closed:
             return
         self.closed = True
-        if self._under_way:  # cut by the server, and not booked yet
-            await asyncio.wait(self._under_way, timeout=CLOSING_S)
-        for target in self.targets:
-            try:
-                await target.close()
-            except DutchdoorError as error:
-                log.write(log.faults, logging.ERROR, "close", target=target.name, message=error.message)
-        await self._unbooked.close()
+        if self.under_way:  # cut, and not booked yet
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), CLOSING_S)
+        retired = [each for generation in self._generations for each in generation.retired]
+        for target in dict.fromkeys((*self.targets, *retired)):
+            await _close(target)
+        if self._closing:
+            await asyncio.wait(self._closing)
+        await self.unbooked.close()
+        await self.limits.close()
+        for observer in self.observers:
+            observer.close()
         await self.ledger.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._http(scope, receive, send)
-        else:  # a websocket: nothing of ours speaks it
-            await send({"type": "websocket.close", "code": 1000})
+    # -- requests
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, method = scope["path"], scope["method"]
+    async def __call__(self, request: Request, responder: Responder) -> None:
+        dialect = DIALECTS.get(request.path)
+        if dialect is None:
+            await self._elsewhere(request, responder)
+        elif request.method == b"POST":
+            await Exchange(self, dialect, request, responder).run()
+        else:
+            error = _not_allowed(request.method, b"POST")
+            responder.send(error.status, dialect.error(error), [JSON, *error.headers])
+
+    async def _elsewhere(self, request: Request, responder: Responder) -> None:
+        if self._off_path is None:
+            from dutchdoor.gateway.admin import admin_app  # a framework that the hot path does not need
+
+            self._off_path = admin_app(self, pages=self._pages)
         try:
-            if path == "/v1/chat/completions":
-                _only(method, "POST")
-                await self._chat(scope, receive, send)
-            elif path == "/v1/models" or path.startswith("/v1/models/"):
-                _only(method, "GET")
-                await self._models(scope, send)
-            elif path in ("/healthz", "/readyz"):
-                _only(method, "GET", "HEAD")
-                well = path == "/healthz" or (self.ready and not self.draining)
-                await respond(send, 200 if well else 503, b'{"ok":true}' if well else b'{"ok":false}')
-            elif self._pages is not None and not path.startswith("/v1/"):
-                await self._pages(scope, receive, send)
-            else:
-                raise ApiError(404, f"Invalid URL ({method} {path[:200]})", code="unknown_url")
-        except ApiError as error:
-            await respond_error(send, error)
-        except asyncio.CancelledError:
-            raise
+            await run_app(self._off_path, request, responder)
         except Exception:  # noqa: BLE001 - the edge: a fault of ours
             log.faults.exception('{"event": "fault"}')
-            await respond_error(
-                send, ApiError(500, "A fault in the gateway.", type="server_error", code="fault")
-            )
+            if not responder.started:
+                fault = ApiError(500, "A fault in the gateway.", type="server_error", code="fault")
+                responder.send(fault.status, fault.body(), [JSON])
 
-    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._under_way.add(task)
-        try:
-            await Exchange(self.ledger, self._unbooked, self.routes, scope, receive, send).run()
-        finally:
-            self._under_way.discard(task)
-
-    async def _models(self, scope: Scope, send: Send) -> None:
-        await authenticate(scope, self.ledger)
-        rows = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "dutchdoor", "dutchdoor": route.about}
-            for name, route in self.routes.items()
-        ]
-        wanted = scope["path"].removeprefix("/v1/models").removeprefix("/")
-        if not wanted:
-            await respond(send, 200, msgspec.json.encode({"object": "list", "data": rows}))
-            return
-        found = [row for row in rows if row["id"] == wanted]
-        if not found:
-            raise unknown_model(wanted)
-        await respond(send, 200, msgspec.json.encode(found[0]))
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            event = await receive()
-            if event["type"] == "lifespan.startup":
-                try:
-                    await self.start()
-                except DutchdoorError as error:
-                    await send({"type": "lifespan.startup.failed", "message": error.message})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                await self.close()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+    def refusal(self, request: Request | None, status: int, message: str, code: str) -> bytes:
+        """An error of the protocol in the dialect of the path."""
+        error = ApiError(status, message, code=code)
+        dialect = None if request is None else DIALECTS.get(request.path)
+        return error.body() if dialect is None else dialect.error(error)
 
 
-def _only(method: str, *allowed: str) -> None:
-    if method not in allowed:
-        names = ", ".join(allowed)
-        raise ApiError(
-            405,
-            f"Not allowed to {method} here; use {names}.",
-            code="method_not_allowed",
-            headers=((b"allow", names.encode()),),
-        )
+async def _close(target: Target) -> None:
+    try:
+        await target.close()
+    except DutchdoorError as error:
+        log.write(log.faults, logging.ERROR, "close", target=target.name, message=error.message)
+
+
+def _not_allowed(method: bytes, allowed: bytes) -> ApiError:
+    return ApiError(
+        405,
+        f"Not allowed to {method.decode('latin-1')[:20]} here; use {allowed.decode()}.",
+        code="method_not_allowed",
+        headers=((b"allow", allowed),),
+    )

@@ -3,6 +3,9 @@
 A message for a client never holds a key, a prompt or the address of an upstream.
 """
 
+import math
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -40,15 +43,29 @@ class ApiError(Exception):
 
 class TargetError(Exception):
     """One target could not answer; `status` is what the client gets when no other can. The message is for
-    logs.
+    logs. `again`: it has surely not done the work, so it may be asked once more.
     """
 
     def __init__(
-        self, message: str, *, status: int = 502, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        message: str,
+        *,
+        status: int = 502,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        again: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = headers
+        self.again = again
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds to wait, where the target says."""
+        for name, value in self.headers:
+            if name == b"retry-after":
+                return _seconds(value)
+        return None
 
 
 class UnableError(TargetError):
@@ -57,6 +74,17 @@ class UnableError(TargetError):
     def __init__(self, refusal: ApiError) -> None:
         super().__init__("it cannot do what is asked", status=refusal.status)  # its words may quote a prompt
         self.refusal = refusal
+
+
+def _seconds(value: bytes) -> float | None:
+    try:
+        seconds = float(value)
+    except ValueError:  # a date
+        try:
+            seconds = parsedate_to_datetime(value.decode("latin-1")).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if seconds < 1e9 else None  # also false for what is no number
 
 
 class BrokenStreamError(Exception):
@@ -98,6 +126,17 @@ def unknown_model(name: str) -> ApiError:
 def stopping() -> ApiError:
     """503 for a request whose answer had not begun when the server stopped; another server may take it."""
     return ApiError(503, "The server is stopping.", type="server_error", code="stopping")
+
+
+def rate_limited(which: str, retry_after_s: float) -> ApiError:
+    """429 for a key that asks too often or for too much at once; says when to ask again."""
+    return ApiError(
+        429,
+        f"Rate limit reached for {which} of this key. Try again in {retry_after_s:.1f} s.",
+        type=which,
+        code="rate_limit_exceeded",
+        headers=((b"retry-after", b"%d" % max(1, math.ceil(retry_after_s))),),
+    )
 
 
 def over_budget(message: str) -> ApiError:

@@ -6,6 +6,8 @@ import time
 
 import msgspec
 
+from dutchdoor.gateway.record import Done, Refused, Tried
+
 requests = logging.getLogger("dutchdoor.gateway.requests")
 faults = logging.getLogger("dutchdoor.gateway")
 
@@ -37,3 +39,31 @@ def to_stderr(level: int = logging.INFO) -> None:
     faults.addHandler(handler)
     faults.setLevel(level)
     faults.propagate = False
+
+
+class RequestLog:
+    """One JSON line for each request, as an observer."""
+
+    def done(self, done: Done) -> None:
+        write(
+            requests,
+            logging.INFO,
+            "request",
+            id=done.id,
+            model=done.model,
+            target=done.target,
+            state=done.state,
+            stream=done.stream,
+            input_tokens=done.input_tokens,
+            output_tokens=done.output_tokens,
+            ms=round(done.total_s * 1000),
+        )
+
+    def refused(self, refused: Refused) -> None:
+        write(requests, logging.INFO, "refused", id=refused.id, status=refused.status, code=refused.code)
+
+    def tried(self, tried: Tried) -> None:
+        """Told of a failure where it is known what it was."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -9,7 +9,8 @@ import logging
 
 from dutchdoor.core import LedgerError
 from dutchdoor.gateway import log
-from dutchdoor.ledger.store import Ledger, Used
+from dutchdoor.ledger.requests import Used
+from dutchdoor.ledger.store import Ledger
 
 FIRST_S = 0.2  # before the second try; each pause is twice the one before
 LONGEST_S = 30.0

@@ -1,132 +1,230 @@
 """The one thread that writes: all that waits is one transaction, so a lone write costs one flush and many
 share one.
 
-A write is acknowledged only after its commit. A write that fails undoes itself alone, not its neighbours.
+Nothing is acknowledged before its commit. What is at fault in a group fails alone: the group is undone, and
+each of it is tried by itself. Knows transactions and futures; what is done in them, see
+`dutchdoor.ledger.group`.
 """
 
 import asyncio
 import contextlib
 import queue
-import sqlite3
 import threading
-from collections.abc import Callable
-from typing import Any, TypeVar
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
-from dutchdoor.core import LedgerError
+from dutchdoor.core import DutchdoorError, LedgerError
+from dutchdoor.ledger.database import Database
 
 T = TypeVar("T")
-Write = Callable[[sqlite3.Connection], Any]
-LARGEST_GROUP = 1024  # writes in one transaction; bounds how long the first of them waits
+LARGEST_GROUP = 1024  # operations of one transaction; bounds how long the first of them waits
+ATTEMPTS = 6  # of a transaction that met another host's
+PAUSE_S = 0.01  # before the second attempt; each pause is twice the one before
+
+Change = Callable[[Database], Any]  # a change to keys or budgets, in a transaction of its own
+Operation = Any  # what a group consists of: the writer only hands it on
+Waiting = tuple["asyncio.Future[Any]", Operation]
+Done = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
-class Job:
-    """A write with the loop and future that wait for it."""
+class Work(Protocol):
+    """What is done with the operations of a group; called in the writer's thread."""
 
-    __slots__ = ("future", "loop", "outcome", "write")
+    def do(self, db: Database, operations: Sequence[Operation]) -> list[Any]:
+        """Do all of them in the transaction that is open; an outcome each, an exception where it is refused."""
+        ...
 
-    def __init__(self, write: Write, loop: asyncio.AbstractEventLoop) -> None:
-        self.write = write
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.outcome: tuple[Any, BaseException | None] = (None, None)
+    def committed(self) -> None:
+        """The last `do` is durable."""
+        ...
+
+    def undone(self) -> None:
+        """The last `do` is undone."""
+        ...
+
+    def in_doubt(self, operations: Sequence[Operation]) -> None:
+        """The connection broke while these were committed: they may have been, and their callers think not."""
+        ...
+
+    def together(self, operations: Sequence[Operation]) -> int:
+        """How many of the first operations may share a transaction."""
+        ...
 
 
 class Writer:
-    """Runs writes on `connect()`'s connection in a thread of its own; `commits` counts transactions."""
+    """Runs work on `connect()`'s connection in a thread of its own; `commits` counts transactions."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], Database], work: Work) -> None:
         self.commits = 0
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._closed = False
         self._connect = connect
+        self._work = work
+        self._db: Database | None = None
+        self._waiting: deque[Waiting] = deque()
+        self._idle = False
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="dutchdoor-ledger", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    async def write(self, write: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a write; returns what it returned once that is durable, or raises what it raised."""
+    def put(self, operation: Operation) -> "asyncio.Future[Any]":
+        """Have an operation done with whatever else waits; the future is done once it is durable."""
         if self._closed:
             raise LedgerError("the ledger is closed")
-        job = Job(write, asyncio.get_running_loop())
-        self._queue.put(job)
-        done: T = await job.future
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((future, operation))
+        if self._idle:  # else the thread looks again before it sleeps
+            self._idle = False
+            self._wake.put(None)
+        return future
+
+    async def change(self, change: Callable[[Database], T]) -> T:
+        """Run a change in a transaction of its own that nothing runs beside; returns what it returned."""
+        done: T = await self.put(_Alone(change))
         return done
 
     async def close(self) -> None:
         """Finish what waits, then end the thread."""
+        if self._closed:
+            return
         self._closed = True
-        self._queue.put(None)
+        self._wake.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    # -- in the thread
+
     def _run(self) -> None:
-        connection = self._connect()
         try:
-            open_ = True
-            while open_:
-                jobs, open_ = self._gather()
-                if jobs:
-                    self._commit(connection, jobs)
-                    _deliver(jobs)
+            while True:
+                group = self._gather()
+                if group:
+                    _deliver(self._group(group))
+                elif self._closed:
+                    return
         finally:
-            connection.close()
+            self._drop()
 
-    def _gather(self) -> tuple[list[Job], bool]:
-        jobs: list[Job] = []
-        job = self._queue.get()
-        with contextlib.suppress(queue.Empty):
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) >= LARGEST_GROUP:
-                    return jobs, True
-                job = self._queue.get_nowait()
-            return jobs, False
-        return jobs, True
+    def _gather(self) -> list[Waiting]:
+        if not self._waiting and not self._closed:
+            self._idle = True
+            if not self._waiting:  # what was put before `_idle` was set woke nobody
+                self._wake.get()
+            self._idle = False
+        group: list[Waiting] = []
+        while self._waiting and len(group) < LARGEST_GROUP:
+            if isinstance(self._waiting[0][1], _Alone):
+                return group or [self._waiting.popleft()]
+            group.append(self._waiting.popleft())
+        if len(group) > 1:
+            count = self._work.together([operation for _, operation in group])
+            self._waiting.extendleft(reversed(group[count:]))
+            del group[count:]
+        return group
 
-    def _commit(self, connection: sqlite3.Connection, jobs: list[Job]) -> None:
+    def _group(self, group: list[Waiting]) -> list[Done]:
+        operations = [operation for _, operation in group]
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                connection.execute("SAVEPOINT job")
-                try:
-                    job.outcome = (job.write(connection), None)
-                except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
-                    job.outcome = (None, _failure(error) if isinstance(error, sqlite3.Error) else error)
-                    connection.execute("ROLLBACK TO job")
-                connection.execute("RELEASE job")
-            connection.execute("COMMIT")
-            self.commits += 1
-        except (
-            sqlite3.Error
-        ) as error:  # disk full, read-only, locked for too long: nothing of the group is kept
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            for job in jobs:
-                job.outcome = (None, _failure(error))
+            if isinstance(operations[0], _Alone):
+                outcomes = [self._transaction(operations[0].change, alone=True)]
+            else:
+                outcomes = self._transaction(lambda db: self._work.do(db, operations), operations)
+        except _FaultError as fault:
+            if fault.of_one and len(group) > 1:
+                return [done for each in group for done in self._group([each])]
+            return [(future, None, fault.error) for future, _ in group]
+        done: list[Done] = []
+        for (future, _), outcome in zip(group, outcomes, strict=True):
+            refused = isinstance(outcome, BaseException)
+            done.append((future, None, outcome) if refused else (future, outcome, None))
+        return done
+
+    def _transaction(
+        self, do: Callable[[Database], Any], operations: Sequence[Operation] = (), *, alone: bool = False
+    ) -> Any:
+        """Do something and commit it; tries again where another host was in the way."""
+        for attempt in range(1, ATTEMPTS + 1):
+            begun = committing = False
+            try:
+                db = self._connected()
+                db.begin(alone=alone)
+                begun = True
+                outcome = do(db)
+                committing = True
+                db.commit()
+            except Exception as error:
+                meaning = self._undo(error)
+                if meaning == "lost" and committing:
+                    self._work.in_doubt(operations)
+                again = meaning == "again" or (meaning == "lost" and not begun and attempt == 1)
+                if not again or attempt == ATTEMPTS:
+                    raise _FaultError(error, of_one=meaning == "one") from error
+                time.sleep(PAUSE_S * 2 ** (attempt - 1) if meaning == "again" else 0)
+            else:
+                self.commits += 1
+                self._work.committed()
+                return outcome
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _connected(self) -> Database:
+        if self._db is None:
+            self._db = self._connect()
+        return self._db
+
+    def _undo(self, error: Exception) -> str:
+        self._work.undone()
+        if self._db is None:
+            return "all"  # it could not even be connected
+        meaning = self._db.meaning(error)
+        if meaning == "lost":
+            self._drop()
+        else:
+            self._db.rollback()
+        return meaning
+
+    def _drop(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
 
 
-def _failure(error: sqlite3.Error) -> LedgerError:
-    failure = LedgerError(f"the ledger cannot be written: {error}", hint="look at the disk it lies on")
-    failure.__cause__ = error
-    return failure
+class _Alone:
+    """A change that is a group of its own."""
+
+    __slots__ = ("change",)
+
+    def __init__(self, change: Change) -> None:
+        self.change = change
 
 
-def _deliver(jobs: list[Job]) -> None:
-    """Wake each loop once for all of its jobs."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
-    for job in jobs:
-        by_loop.setdefault(job.loop, []).append(job)
+class _FaultError(Exception):
+    """Why a transaction came to nothing, as those who wait for it should see it."""
+
+    def __init__(self, error: Exception, *, of_one: bool) -> None:
+        self.of_one = of_one
+        self.error: BaseException = error
+        if not isinstance(error, DutchdoorError):
+            self.error = LedgerError(f"the ledger cannot be written: {error}", hint="look at where it lies")
+            self.error.__cause__ = error
+
+
+def _deliver(done: list[Done]) -> None:
+    """Wake each loop once for all of its operations."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Done]] = {}
+    for each in done:
+        by_loop.setdefault(each[0].get_loop(), []).append(each)
     for loop, mine in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_resolve, mine)
 
 
-def _resolve(jobs: list[Job]) -> None:
-    for job in jobs:
-        if job.future.done():  # cancelled by the one who waited; the write stands
+def _resolve(done: list[Done]) -> None:
+    for future, value, error in done:
+        if future.done():  # cancelled by the one who waited; the write stands
             continue
-        value, error = job.outcome
         if error is None:
-            job.future.set_result(value)
+            future.set_result(value)
         else:
-            job.future.set_exception(error)
+            future.set_exception(error)

@@ -23,8 +23,9 @@ from dutchdoor.evidence.shelf import open_shelf
 from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
 from dutchdoor.evidence.store import EvidenceStore, Salts
 from dutchdoor.family.load import LoadedFamily, served_variant
-from dutchdoor.gateway.server import GatewayServer, listen
-from dutchdoor.gateway.serving import build_from_family, served_members
+from dutchdoor.gateway.protocol.server import GatewayServer, listen
+from dutchdoor.gateway.routing.build import build_from_family
+from dutchdoor.gateway.routing.family import served_members
 from dutchdoor.ledger.keys import NewKey
 from dutchdoor.ledger.store import Ledger
 from dutchdoor.policy.decide import decide

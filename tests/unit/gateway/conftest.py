@@ -1,5 +1,6 @@
 """A gateway in this process over a fake upstream, asked over real HTTP."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 
 from dutchdoor.gateway.app import Gateway
-from dutchdoor.gateway.routing import Route
-from dutchdoor.gateway.server import GatewayServer
-from dutchdoor.gateway.upstream import HttpTarget
+from dutchdoor.gateway.contract import stated
+from dutchdoor.gateway.protocol.server import GatewayServer
+from dutchdoor.gateway.routing.route import Route
+from dutchdoor.gateway.targets.http import HttpTarget
 from dutchdoor.ledger import Ledger, Price
 from dutchdoor.ledger.keys import now
 from tests.fakes.upstream import Upstream
@@ -43,11 +46,17 @@ class Desk:
         )
 
     async def rows(self) -> list[dict[str, Any]]:
-        found = self.ledger._reader.execute("SELECT * FROM usage ORDER BY ended").fetchall()
+        found = await self.ledger.read(lambda db: db.rows("SELECT * FROM usage ORDER BY ended, id"))
         return [dict(row) for row in found]
 
     async def total(self) -> int:
         return (await self.ledger.bill(now().strftime("%Y-%m"))).total_nanodollars
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """What users run on; the protocols on both loops, whose transports differ in small things."""
+    both = item.path.name in ("test_protocol.py", "test_client.py")
+    return {"uvloop": uvloop.new_event_loop} | ({"asyncio": asyncio.new_event_loop} if both else {})
 
 
 Opener = Callable[..., contextlib.AbstractAsyncContextManager[Desk]]
@@ -75,12 +84,14 @@ def desk(tmp_path: Path) -> Opener:
 def route(*upstreams: Upstream, model: str = "m", **more: Any) -> Route:
     """A route over upstreams.
 
-    `price`, `can`, `idle_s`, `system_prompt` go to the targets, `unpriced` to the route.
+    `unpriced`, `weights`, `retries` and `deadline_s` go to the route, the rest to the targets.
     """
-    unpriced, weights = more.pop("unpriced", False), more.pop("weights", None)
+    routing = {name: more.pop(name) for name in ("unpriced", "weights", "retries", "deadline_s") if name in more}
+    if "can" in more:
+        more["can"] = stated(more["can"])
     price = more.pop("price", PRICE)
     targets = tuple(
         HttpTarget(f"t{index}", upstream.url, f"upstream-{index}", price, **more)
         for index, upstream in enumerate(upstreams)
     )
-    return Route(model=model, targets=targets, unpriced=unpriced, weights=weights)
+    return Route(model=model, targets=targets, **routing)

@@ -11,10 +11,11 @@ import pytest
 from dutchdoor.core import LedgerError, UsageError
 from dutchdoor.engines.interface import ChatRequest, EngineInfo
 from dutchdoor.gateway import unbooked
-from dutchdoor.gateway.private import hider
-from dutchdoor.gateway.routing import Route
-from dutchdoor.gateway.targets import EngineTarget
-from dutchdoor.ledger.store import Ledger, Settled, Used
+from dutchdoor.gateway.routing.route import Route
+from dutchdoor.gateway.targets.engine import EngineTarget
+from dutchdoor.gateway.targets.private import hider
+from dutchdoor.ledger.requests import Settled, Used
+from dutchdoor.ledger.store import Ledger
 from tests.fakes.upstream import Reply, Upstream
 from tests.unit.gateway.conftest import PRICE, Desk, Opener, route
 

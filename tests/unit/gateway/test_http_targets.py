@@ -6,7 +6,7 @@ import json
 import pytest
 from aiohttp import web
 
-from dutchdoor.gateway.targets import DEFAULT_CAP
+from dutchdoor.gateway.targets.engine import DEFAULT_CAP
 from tests.fakes.upstream import Reply, Upstream
 from tests.unit.gateway.conftest import HELLO, Opener, route
 
@@ -372,7 +372,7 @@ async def test_a_target_that_cannot_do_what_is_asked_is_passed_over_or_named(des
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "logprobs": True,
         "n": 2,
-        "response_format": {"type": "json_object"},
+        "response_format": {"type": "json_schema"},
         "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}],
         "seed": 1,
     }
@@ -380,11 +380,8 @@ async def test_a_target_that_cannot_do_what_is_asked_is_passed_over_or_named(des
         for name, value in asks.items():
             async with d.ask(**{name: value}) as response:
                 error = (await response.json())["error"]
-                assert (response.status, error["param"], error["code"]) == (
-                    400,
-                    name,
-                    "unsupported_parameter",
-                )
+                assert (response.status, error["code"]) == (400, "unsupported_parameter")
+                assert error["param"].startswith(name)
         sly = {"type": "json_schema", "json_schema": {"name": "text", "schema": {"text": {"type": "text"}}}}
         async with d.ask(response_format=sly) as response:
             assert response.status == 400

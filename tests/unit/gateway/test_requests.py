@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from dutchdoor.gateway.dialects.chat import ChatDialect
+from dutchdoor.gateway.dialects.reading import read_fields
+from dutchdoor.gateway.targets.engine_chat import chat_request, read_chat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dutchdoor.gateway import asgi
+from dutchdoor.gateway.protocol import connection
 from dutchdoor.gateway.errors import ApiError
-from dutchdoor.gateway.wire import chat_request, read_chat, read_envelope, read_fields
 from tests.fakes.upstream import Upstream
 from tests.unit.gateway.conftest import HELLO, Opener, route
 
@@ -78,7 +80,7 @@ async def test_a_broken_body_is_400_that_names_the_parameter(
 
 
 async def test_a_body_above_the_limit_is_413(desk: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi.read_body, "__defaults__", (1000,))
+    monkeypatch.setattr(connection, "LARGEST_BODY", 1000)
     async with Upstream() as upstream, desk(route(upstream)) as d:
         async with d.ask(user="x" * 2000) as response:
             assert response.status == 413 and (await error(response))["code"] == "body_too_large"
@@ -174,7 +176,7 @@ def test_what_an_engine_cannot_do_is_refused_by_name(more: dict, param: str) -> 
 )
 def test_a_body_that_only_an_engine_finds_unreadable_is_400(body: bytes) -> None:
     with pytest.raises(ApiError) as caught:
-        read_envelope(body)
+        ChatDialect().read(body)
         read_chat(body, "'m'")
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
 
@@ -258,7 +260,7 @@ def test_everything_that_is_accepted_reaches_the_engine() -> None:
 )
 def test_no_body_is_answered_with_anything_but_a_request_or_a_400(body: bytes) -> None:
     try:
-        read_envelope(body)
+        ChatDialect().read(body)
         chat_request(read_chat(body, "'m'"), 1)
     except ApiError as refused:
         assert refused.status == 400 and json.loads(refused.body())["error"]["message"]

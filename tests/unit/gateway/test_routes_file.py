@@ -7,8 +7,8 @@ import pytest
 from dutchdoor.core import Channel, DocumentError, EngineError, Tier
 from dutchdoor.family.load import LoadedFamily
 from dutchdoor.gateway import serving
-from dutchdoor.gateway.routes import build_from_routes, load_routes
-from dutchdoor.gateway.upstream import key_from
+from dutchdoor.gateway.routing.file import build_from_routes, load_routes
+from dutchdoor.gateway.targets.http import key_from
 from dutchdoor.ledger import Price
 from dutchdoor.policy.decision import ChannelDecision, Decision, MemberDecision
 

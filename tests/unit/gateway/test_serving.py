@@ -12,11 +12,12 @@ import pytest
 from dutchdoor.core import Channel, EngineError, Tier
 from dutchdoor.engines.load import open_engine
 from dutchdoor.family.load import load_family
-from dutchdoor.gateway.routing import Route
-from dutchdoor.gateway.server import GatewayServer
-from dutchdoor.gateway.serving import build_from_family, served_members
-from dutchdoor.gateway.targets import EngineTarget
-from dutchdoor.gateway.upstream import HttpTarget
+from dutchdoor.gateway.protocol.server import GatewayServer
+from dutchdoor.gateway.routing.build import build_from_family
+from dutchdoor.gateway.routing.family import served_members
+from dutchdoor.gateway.routing.route import Route
+from dutchdoor.gateway.targets.engine import EngineTarget
+from dutchdoor.gateway.targets.http import HttpTarget
 from dutchdoor.ledger import Price
 from dutchdoor.policy.decision import ChannelDecision, Decision, MemberDecision
 from tests.fakes.models import make_model

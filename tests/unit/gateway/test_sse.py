@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dutchdoor.engines.interface import Usage
-from dutchdoor.gateway.sse import EventStream
+from dutchdoor.gateway.dialects.sse import EventStream
 
 WORDS = [
     b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}',

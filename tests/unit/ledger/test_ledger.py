@@ -15,7 +15,8 @@ from dutchdoor.ledger import runs
 from dutchdoor.ledger.bill import as_csv, as_text, month_bounds
 from dutchdoor.ledger.keys import period
 from dutchdoor.ledger.prices import Price
-from dutchdoor.ledger.store import BudgetError, KeyRefusedError, Ledger, Used
+from dutchdoor.ledger.requests import BudgetError, KeyRefusedError, Used
+from dutchdoor.ledger.store import Ledger
 
 PRICE = Price.per_million("0.001", "0.003")  # 1 and 3 nano-dollars a token
 MONTH = datetime.datetime.now(datetime.UTC).strftime("%Y-%m")

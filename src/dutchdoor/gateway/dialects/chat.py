@@ -1,0 +1,107 @@
+"""OpenAI's chat completions: read for what the gateway itself needs, and passed on as they are."""
+
+from typing import Any
+
+import msgspec
+
+from dutchdoor.gateway.call import Asked, Call
+from dutchdoor.gateway.dialects.interface import Translator
+from dutchdoor.gateway.dialects.reading import UNREADABLE, invalid, unreadable, within
+from dutchdoor.gateway.errors import ApiError, bad_parameter, error_body
+
+MOST_TOKENS = 1 << 24  # more than any context; keeps every product of money inside a column
+MOST_CHOICES = 128
+# what shows a part of a message whose size the body does not tell; found by a byte search, counted at most
+OUTSIDE = (b'"image_url"', b'"file_id"')
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What the gateway itself reads of a chat request."""
+
+    model: str
+    messages: list[msgspec.Raw]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+
+    @property
+    def cap(self) -> int | None:
+        """The client's own cap on output tokens."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+_ENVELOPE = msgspec.json.Decoder(Envelope)
+
+
+class ChatDialect:
+    """`/v1/chat/completions`."""
+
+    path = "/v1/chat/completions"
+
+    def read(self, body: bytes) -> Asked:
+        """What is asked; raises ApiError 400 that names the parameter."""
+        try:
+            envelope = _ENVELOPE.decode(body)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from None
+        except UNREADABLE:
+            raise unreadable() from None
+        _check(envelope)
+        options = envelope.stream_options
+        return Asked(
+            operation="chat",
+            model=envelope.model,
+            body=body,
+            stream=bool(envelope.stream),
+            include_usage=options is not None and bool(options.include_usage),
+            cap=envelope.cap,
+            choices=1 if envelope.n is None else envelope.n,
+            prompts=len(envelope.messages),
+            said=sum(map(_length, envelope.messages)),
+            attachments=sum(map(body.count, OUTSIDE)) if b'_url"' in body or b'_id"' in body else 0,
+        )
+
+    def error(self, error: ApiError) -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`"""
+        return error.body()
+
+    def answer(self, call: Call, body: bytes) -> bytes:
+        """As it is."""
+        return body
+
+    def translator(self, call: Call) -> Translator | None:
+        """None: events are passed on untouched."""
+        return None
+
+    def broken(self, message: str) -> bytes:
+        """An error event; no `[DONE]` follows it."""
+        return b"data: " + error_body(message, "server_error", code="stream_broken") + b"\n\n"
+
+
+def _length(raw: Any) -> int:
+    return memoryview(raw).nbytes
+
+
+def _check(envelope: Envelope) -> None:
+    if not envelope.messages:
+        raise bad_parameter("messages", "Invalid 'messages': an empty list.", code="empty_array")
+    within("max_tokens", envelope.max_tokens, 1, MOST_TOKENS)
+    within("max_completion_tokens", envelope.max_completion_tokens, 1, MOST_TOKENS)
+    if envelope.max_tokens not in (None, envelope.cap):
+        # an upstream may honour either one, and only one of them is what was reserved
+        raise bad_parameter(
+            "max_tokens",
+            "Invalid 'max_tokens': it differs from 'max_completion_tokens'.",
+            code="invalid_value",
+        )
+    within("n", envelope.n, 1, MOST_CHOICES)
+    if envelope.stream_options is not None and not envelope.stream:
+        raise bad_parameter(
+            "stream_options", "The 'stream_options' parameter is only allowed when 'stream' is true."
+        )

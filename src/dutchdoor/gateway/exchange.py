@@ -1,0 +1,295 @@
+"""The way of a request: auth → admit → route → contract → target → stream through → settle.
+
+A reservation is durable before a target is asked, and what the request came to is durable before its
+response is closed: the end marker of a stream and the body of a whole answer are sent only after that.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from dutchdoor.core import LedgerError
+from dutchdoor.gateway import log
+from dutchdoor.gateway.asking import Asking
+from dutchdoor.gateway.call import Call
+from dutchdoor.gateway.dialects.interface import Dialect
+from dutchdoor.gateway.errors import (
+    ApiError,
+    BrokenStreamError,
+    over_budget,
+    rate_limited,
+    stopping,
+    unknown_model,
+    wrong_key,
+)
+from dutchdoor.gateway.limits.interface import LimitError
+from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
+from dutchdoor.gateway.record import Done, Refused
+from dutchdoor.gateway.routing.route import Route, worst_case
+from dutchdoor.gateway.settlement import Settlement
+from dutchdoor.gateway.targets.interface import DEFAULT_CAP, Stream, Target, Whole
+from dutchdoor.gateway.translation import Translation
+from dutchdoor.ledger.keys import Key, new_request
+from dutchdoor.ledger.requests import Admission, BudgetError, KeyRefusedError, Used
+
+if TYPE_CHECKING:
+    from dutchdoor.gateway.app import Gateway
+
+EVENTS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx in front would otherwise hold the stream back
+)
+DEADLINE_S = 900.0  # a request may take so long in all, where its route says nothing
+GOODBYE_S = 2.0  # how long the last words of a stream that is cut wait for a client that does not read
+
+
+class Exchange:
+    """One request from its headers to its settlement."""
+
+    def __init__(self, gateway: "Gateway", dialect: Dialect, request: Request, responder: Responder) -> None:
+        self.id = new_request()
+        self._gateway = gateway
+        self._dialect = dialect
+        self._request = request
+        self._responder = responder
+        self._at = time.time()
+        self._began = time.monotonic()
+        self._key: Key | None = None
+        self._call: Call | None = None
+        self._reserved_tokens = 0  # of the key's tokens a minute
+        self._admitted_s = 0.0
+        self._first_s: float | None = None
+        self._tries = 0
+
+    async def run(self) -> None:
+        """Answer; whatever happens is told to the client in its dialect and never raised, but for the
+        cancellation that says that it has left.
+        """
+        try:
+            self._key = await self._authenticate()
+            call = self._read()
+            await self._admit(self._key, call)
+        except ApiError as error:
+            self._refuse(error)
+        except LedgerError as error:  # fail closed: nothing is answered that cannot be booked
+            log.write(log.faults, logging.ERROR, "ledger", id=self.id, message=error.message)
+            self._refuse(_unavailable())
+        except asyncio.CancelledError:
+            if not self._responder.cut:
+                if self._call is None:
+                    log.write(log.requests, logging.INFO, "left", id=self.id)
+                raise
+            self._refuse(stopping())
+        except Exception:  # noqa: BLE001 - the edge: a fault of ours
+            log.faults.exception('{"event": "fault", "id": "%s"}', self.id)
+            self._refuse(ApiError(500, "A fault in the gateway.", type="server_error", code="fault"))
+
+    # -- auth
+
+    async def _authenticate(self) -> Key:
+        secret = secret_of(self._request)
+        key = self._gateway.ledger.cached_key(secret) or await self._gateway.ledger.find_key(secret)
+        if key is None:
+            raise wrong_key()
+        return key
+
+    def _read(self) -> Call:
+        asked = self._dialect.read(self._request.body)
+        self._call = Call(self.id, asked, created=int(self._at))
+        return self._call
+
+    # -- admit
+
+    async def _admit(self, key: Key, call: Call) -> None:
+        generation = self._gateway.enter()
+        try:
+            route = generation.routes.get(call.asked.model)
+            if route is None:
+                raise unknown_model(call.asked.model)
+            call.deadline = self._began + (route.deadline_s or DEADLINE_S)
+            targets = route.able(call, key)
+            await self._limit(key, call)
+            await self._reserve(key, call, route, targets)
+            self._admitted_s = time.monotonic() - self._began
+            asking = Asking(self._gateway, call, route, generation.tries[route.model])
+            await self._answer(call, asking, targets)
+        finally:
+            self._gateway.leave(generation)
+
+    async def _limit(self, key: Key, call: Call) -> None:
+        if key.rpm is None and key.tpm is None:
+            return
+        self._reserved_tokens = call.input_guess + (call.asked.cap or DEFAULT_CAP) * call.asked.choices
+        try:
+            waiting = self._gateway.limits.take(key.id, key.rpm, key.tpm, self._reserved_tokens)
+            if waiting is not None:
+                await waiting
+        except LimitError as error:
+            self._reserved_tokens = 0
+            raise rate_limited(error.which, error.retry_after_s) from None
+
+    async def _reserve(self, key: Key, call: Call, route: Route, targets: list[Target]) -> None:
+        admission = Admission(
+            id=self.id,
+            key=key,
+            model=route.model,
+            target=targets[0].name,
+            nanodollars=worst_case(targets, call),
+            families=tuple({each.family: None for each in targets if each.family is not None}),
+        )
+        try:
+            await self._gateway.ledger.reserve(admission)
+        except BudgetError as error:
+            raise over_budget(f"You exceeded your budget: {error.message}.") from error
+        except KeyRefusedError as error:  # revoked or rotated since it was last read
+            raise wrong_key() from error
+        except asyncio.CancelledError:  # the reservation may have been made: it is closed after it
+            nothing = Used(target=targets[0].name, state="failed", counted="none", price=targets[0].price)
+            self._gateway.unbooked.add(self.id, nothing)
+            raise
+
+    # -- answer
+
+    async def _answer(self, call: Call, asking: Asking, targets: list[Target]) -> None:
+        gateway, responder = self._gateway, self._responder
+        settlement = Settlement(gateway.ledger, gateway.unbooked, call, targets[0])
+        try:
+            try:
+                target, reply = await asking.first(targets)
+            finally:
+                self._tries = asking.tries
+            settlement.target = target
+            headers = [
+                (b"x-request-id", self.id.encode()),
+                (b"x-dutchdoor-target", target.name.encode()),
+                *reply.headers,
+            ]
+            if isinstance(reply, Whole):
+                body = self._dialect.answer(call, reply.body)
+                await settlement.whole(reply)
+                self._first_s = time.monotonic() - self._began
+                responder.send(200, body, [JSON, *headers])
+            else:
+                await self._relay(call, reply, settlement, headers)
+        finally:
+            used = await settlement.close()
+            if used is not None:
+                self._done(call, used, settlement)
+
+    async def _relay(
+        self, call: Call, stream: Stream, settlement: Settlement, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        responder, dialect = self._responder, self._dialect
+        settlement.stream = stream
+        translator = dialect.translator(call)
+        broken = dialect.broken("The answer broke off before its end.")
+        end: bytes | None = None
+        try:
+            self._first_s = time.monotonic() - self._began
+            responder.start(200, (*EVENTS, *headers))
+            await stream.relay(responder if translator is None else Translation(responder, translator))
+            settlement.state = "finished"
+            end = stream.tail
+        except asyncio.CancelledError:
+            if not responder.cut:  # the client has left
+                await stream.last_words()
+                raise
+            settlement.state, end = "broken", broken
+        except BrokenStreamError as error:
+            settlement.state, end = "broken", broken
+            log.write(
+                log.faults,
+                logging.WARNING,
+                "broken",
+                id=self.id,
+                target=settlement.target.name,
+                message=str(error),
+            )
+        except Exception:  # noqa: BLE001 - the edge: a fault of an engine, after its first byte
+            settlement.state, end = "broken", broken
+            log.faults.exception('{"event": "fault", "target": "%s"}', settlement.target.name)
+        finally:
+            await stream.close()
+        try:
+            used = await settlement.close()
+            if translator is not None and used is not None and settlement.state == "finished":
+                end = translator.end(used)
+        except LedgerError as error:  # an answer that is not booked has no end
+            log.write(log.faults, logging.ERROR, "ledger", id=self.id, message=error.message)
+            end = dialect.broken("The answer could not be booked.")
+        responder.end(end)
+
+    # -- what is told
+
+    def _refuse(self, error: ApiError) -> None:
+        responder = self._responder
+        if responder.ended or responder.left:
+            return
+        if responder.started:  # a stream that is under way is ended by whoever began it
+            responder.end()
+            return
+        headers = [JSON, (b"x-request-id", self.id.encode()), *error.headers]
+        responder.send(error.status, self._dialect.error(error), headers)
+        call, key = self._call, self._key
+        refused = Refused(
+            id=self.id,
+            dialect=self._dialect.path,
+            model=None if call is None else call.asked.model,
+            key=None if key is None else key.id,
+            status=error.status,
+            code=error.code,
+            at=self._at,
+            total_s=time.monotonic() - self._began,
+        )
+        for observer in self._gateway.observers:
+            observer.refused(refused)
+
+    def _done(self, call: Call, used: Used, settlement: Settlement) -> None:
+        assert self._key is not None
+        settled = settlement.settled
+        if self._reserved_tokens:
+            unused = self._reserved_tokens - used.input_tokens - used.output_tokens
+            self._gateway.limits.give_back(self._key.id, max(0, unused))
+        done = Done(
+            id=self.id,
+            key=self._key.id,
+            dialect=self._dialect.path,
+            model=call.asked.model,
+            target=used.target,
+            state=used.state,
+            counted=used.counted,
+            stream=call.asked.stream,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cached_tokens=used.cached_tokens,
+            nanodollars=None if settled is None else settled.nanodollars,
+            alarm=None if settled is None else settled.alarm,
+            tries=self._tries,
+            at=self._at,
+            admitted_s=self._admitted_s,
+            first_s=self._first_s,
+            total_s=time.monotonic() - self._began,
+        )
+        for observer in self._gateway.observers:
+            observer.done(done)
+
+
+def secret_of(request: Request) -> str:
+    """The key of `Authorization: Bearer …` or `x-api-key: …`; raises ApiError 401."""
+    sent = request.header(b"authorization")
+    if sent is not None:
+        scheme, _, secret = sent.partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise wrong_key()
+    else:
+        secret = request.header(b"x-api-key") or b""
+    secret = secret.strip()
+    if not secret:
+        raise wrong_key()
+    return secret.decode("latin-1")
+
+
+def _unavailable() -> ApiError:
+    return ApiError(503, "The ledger cannot be written.", type="server_error", code="ledger_unavailable")

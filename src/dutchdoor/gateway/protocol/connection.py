@@ -1,0 +1,450 @@
+"""HTTP/1.1 from one client: requests one after the other, each answered whole or as a stream.
+
+httptools parses; this file bounds what a client may send and how long it may take, answers pipelined requests
+in their order, and holds a stream back while its client is slow. It knows no path and no meaning.
+"""
+
+import asyncio
+import http
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, cast
+
+import httptools
+
+LARGEST_BODY = 32 << 20  # bytes; room for a few images
+LARGEST_HEAD = 64 << 10  # bytes of request line and headers
+LARGEST_TARGET = 8 << 10  # bytes of path and query
+MOST_HEADERS = 128
+MOST_WAITING = 8  # pipelined requests that are read ahead
+HIGH_WATER = 64 << 10  # bytes that wait for a slow client before its stream is held back
+
+HEAD_S = 20.0  # from the first byte of a request to the end of its headers
+BODY_SILENCE_S = 30.0  # between two pieces of a body
+REQUEST_S = 300.0  # from the first byte of a request to its last
+KEPT_S = 75.0  # without a request on an open connection
+LINGER_S = 2.0  # for a client that is still sending what was refused to read why
+STALL_S = 60.0  # in which a client takes no byte of what waits for it
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+STATUS = {each.value: b"HTTP/1.1 %d %s\r\n" % (each.value, each.phrase.encode()) for each in http.HTTPStatus}
+OFFERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
+JSON = (b"content-type", b"application/json")
+
+
+class Request:
+    """One request, whole. Header names are lower case."""
+
+    __slots__ = ("body", "headers", "method", "target")
+
+    def __init__(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.method = method
+        self.target = target  # path and query, as they were sent
+        self.headers = headers
+        self.body = body
+
+    @property
+    def path(self) -> bytes:
+        return self.target.partition(b"?")[0]
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first of a name (lower case), or null."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Handler(Protocol):
+    """Answers requests; whoever answers must end the answer."""
+
+    def __call__(self, request: Request, responder: "Responder") -> Coroutine[Any, Any, None]: ...
+
+    def refusal(self, request: Request | None, status: int, message: str, code: str) -> bytes:
+        """The body of an error that the protocol itself tells, in the dialect of the path."""
+        ...
+
+
+class Responder:
+    """The way back of one request. `left`: the client is gone; `cut`: the server stops before the end."""
+
+    __slots__ = ("_chunked", "_connection", "_hold", "_keep", "_no_body", "cut", "ended", "left", "started")
+
+    def __init__(self, connection: "Connection", *, keep: bool, chunked: bool, no_body: bool) -> None:
+        self._connection = connection
+        self._keep = keep
+        self._chunked = chunked  # else the end of the connection is the end of the body
+        self._no_body = no_body
+        self._hold: Callable[[bool], None] | None = None
+        self.left = False
+        self.cut = False
+        self.started = False
+        self.ended = False
+
+    def send(self, status: int, body: bytes, headers: Headers = ()) -> None:
+        """A whole answer."""
+        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
+        self._connection.write(head if self._no_body else head + body)
+        self.ended = True
+
+    def start(self, status: int, headers: Headers) -> None:
+        """The head of a stream."""
+        coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self._keep = self._keep and self._chunked
+        self._connection.write(self._head(status, headers, coding))
+
+    def write(self, data: bytes) -> None:
+        """A piece of a stream; never waits, see `drain` and `on_pressure`."""
+        if not data or self._no_body:
+            return
+        self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self, data: bytes = b"") -> None:
+        """The last piece and the end of a stream."""
+        if self.ended:
+            return
+        self.ended = True
+        if self._no_body:
+            return
+        if not self._chunked:
+            self._connection.write(data)
+        elif data:
+            self._connection.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+        else:
+            self._connection.write(b"0\r\n\r\n")
+
+    async def drain(self) -> None:
+        """Return when the client has taken enough that more may be written."""
+        await self._connection.drain()
+
+    def on_pressure(self, hold: Callable[[bool], None]) -> None:
+        """Call `hold(True)` when the client is too slow and `hold(False)` when it has caught up."""
+        self._hold = hold
+        if self._connection.pressed:
+            hold(True)
+
+    def pressure(self, pressed: bool) -> None:
+        """Called by the connection."""
+        if self._hold is not None and not self.ended:
+            self._hold(pressed)
+
+    @property
+    def keep(self) -> bool:
+        """Whether the connection can serve another request after this one."""
+        return self._keep and self.ended
+
+    def close_after(self) -> None:
+        """Close the connection when this answer has come to its end."""
+        self._keep = False
+
+    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        self.started = True
+        if any(name == b"connection" for name, _ in headers):
+            self._keep = False
+        lines = [STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status, self._connection.date, framing]
+        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        if not self._keep:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection. `house` knows all connections, and the time."""
+
+    def __init__(self, house: "House", loop: asyncio.AbstractEventLoop) -> None:
+        self._house = house
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[tuple[Request, Responder]] = deque()
+        self._serving: Responder | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._paused = False  # whether reading is paused
+        self.pressed = False  # whether the client is too slow
+        self._drained: list[asyncio.Future[None]] = []
+        self._refused = False  # what follows is not read any more
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._size = 0
+        self._head_size = 0
+        self._began: float | None = None  # when the request that is being read began
+        self._in_body = False
+        self._last = 0.0  # when something last came, or an answer ended
+        self._stalled = (0.0, -1)  # since when this many bytes wait for the client
+
+    # -- used by the house and the responder
+
+    @property
+    def date(self) -> bytes:
+        return self._house.date
+
+    @property
+    def idle(self) -> bool:
+        return self._serving is None and not self._waiting
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        if not self.pressed or self._transport is None:
+            return
+        waiter = self._loop.create_future()
+        self._drained.append(waiter)
+        await waiter
+
+    def close(self) -> None:
+        """Close when what was written is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def finish(self) -> None:
+        """No more requests: close now, or after the answer that is under way."""
+        if self.idle:
+            self.close()
+        elif self._serving is not None:
+            self._serving.close_after()
+
+    def cut(self) -> asyncio.Task[None] | None:
+        """End the answer that is under way; returns its task."""
+        if self._task is not None and self._serving is not None and not self._task.done():
+            self._serving.cut = True
+            self._task.cancel()
+            return self._task
+        return None
+
+    def look_at_the_clock(self, now: float) -> None:
+        """Close what has been silent for too long."""
+        if self.pressed and self._transport is not None:
+            waits = self._transport.get_write_buffer_size()
+            if waits != self._stalled[1]:
+                self._stalled = (now, waits)
+            elif now - self._stalled[0] > STALL_S:
+                self.abort()
+            return
+        if self._began is None:
+            if self.idle and now - self._last > KEPT_S:
+                self.close()
+        elif not self._in_body and now - self._began > HEAD_S:
+            self._refuse(408, "The headers did not come in time.", "timeout")
+        elif not self._paused and (now - self._began > REQUEST_S or now - self._last > BODY_SILENCE_S):
+            self._refuse(408, "The body did not come in time.", "timeout")
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._last = self._loop.time()
+        self._began = self._last  # a connection that says nothing has as long as slow headers
+        self._house.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._last = self._loop.time()
+        if self._began is None:
+            self._began = self._last
+        self._head_size += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse(400, "What was sent is no HTTP/1.1 request.", "invalid_http")
+            return
+        if not self._in_body and self._head_size > LARGEST_HEAD and self._began is not None:
+            self._long_head()
+        if len(self._waiting) >= MOST_WAITING and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:  # of another protocol, and need not be taken
+            method = self._parser.get_method()
+            if method == b"CONNECT":
+                raise httptools.HttpParserError("this is no proxy") from None
+            # the parser leaves the body to the other protocol, so it reads the request again without the offer
+            kept = [pair for pair in self._headers if pair[0] not in OFFERS]
+            head = [
+                b"%b %b HTTP/1.1" % (method, self._target),
+                *(b"%b: %b" % pair for pair in kept),
+                b"",
+                b"",
+            ]
+            self._parser = httptools.HttpRequestParser(self)
+            self._feed(b"\r\n".join(head) + data[offer.args[0] :])
+
+    def eof_received(self) -> bool:
+        return False  # a client that stops sending has left
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._transport = None
+        self._refused = True
+        self._house.connections.discard(self)
+        self._waiting.clear()
+        self._wake()
+        if self._serving is not None and not self._serving.ended:
+            self._serving.left = True
+            if self._task is not None:
+                self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self.pressed = True
+        self._stalled = (self._loop.time(), -1)
+        if self._serving is not None:
+            self._serving.pressure(True)
+
+    def resume_writing(self) -> None:
+        self._wake()
+        if self._serving is not None:
+            self._serving.pressure(False)
+
+    def _wake(self) -> None:
+        self.pressed = False
+        for waiter in self._drained:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._drained.clear()
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._headers = []
+        self._body = []
+        self._size = 0
+        self._in_body = False
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > LARGEST_TARGET:
+            self._refuse(414, f"The URL is longer than {LARGEST_TARGET} bytes.", "url_too_long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > MOST_HEADERS or len(value) > LARGEST_HEAD:
+            self._long_head()
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        for name, value in self._headers:
+            if name == b"content-length" and int(value) > LARGEST_BODY:
+                self._too_large()
+                return
+            if name == b"expect" and value.lower() == b"100-continue" and self._serving is None:
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._refused:
+            return
+        if self._size > LARGEST_BODY:
+            self._too_large()
+            return
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._refused or self._parser.should_upgrade():
+            return
+        self._began = None
+        self._in_body = False
+        self._head_size = 0
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        method = self._parser.get_method()
+        request = Request(method, self._target, self._headers, body)
+        responder = Responder(
+            self,
+            keep=self._parser.should_keep_alive() and not self._house.finishing,
+            chunked=self._parser.get_http_version() != "1.0",
+            no_body=method == b"HEAD",
+        )
+        if self._serving is None:
+            self._serve(request, responder)
+        else:
+            self._waiting.append((request, responder))
+
+    # -- requests, one after the other
+
+    def _serve(self, request: Request, responder: Responder) -> None:
+        self._serving = responder
+        self._task = self._loop.create_task(self._run(request, responder))
+
+    async def _run(self, request: Request, responder: Responder) -> None:
+        try:
+            await self._house.handler(request, responder)
+        except asyncio.CancelledError:
+            pass  # the client has left, or the server stops: what is owed has been booked on the way
+        finally:
+            self._next(responder)
+
+    def _next(self, responder: Responder) -> None:
+        self._serving = self._task = None
+        self._last = self._loop.time()
+        if self._transport is None:
+            return
+        if not responder.ended:  # it broke in a way that cannot be told any more
+            self.abort()
+        elif not responder.keep:
+            self._waiting.clear()
+            self._refused = True
+            self.close()
+        elif self._waiting:
+            self._serve(*self._waiting.popleft())
+        elif self._house.finishing:
+            self.close()
+        if self._paused and len(self._waiting) < MOST_WAITING and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _long_head(self) -> None:
+        limits = f"{MOST_HEADERS} headers and {LARGEST_HEAD} bytes"
+        self._refuse(431, f"The headers are more than {limits}.", "headers_too_large")
+
+    def _too_large(self) -> None:
+        self._refuse(413, f"The body is larger than {LARGEST_BODY} bytes.", "body_too_large")
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        """Answer what cannot be read, after what was asked before it, and close: where the next request
+        begins is not known any more.
+        """
+        if self._refused or self._transport is None:
+            return
+        self._refused = True
+        request = Request(b"", self._target, self._headers, b"") if self._target else None
+        responder = Responder(self, keep=False, chunked=True, no_body=False)
+        body = self._house.handler.refusal(request, status, message, code)
+        if self._serving is not None:  # its own answer comes first; this one is not told
+            self._serving.close_after()
+            self._waiting.clear()
+            return
+        responder.send(status, body, [JSON])
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close once the client has had time to read the answer: a close with bytes unread would reset the
+        connection, and the answer with it.
+        """
+        transport = self._transport
+        if transport is None or not self._in_body or not transport.can_write_eof():
+            self.close()
+            return
+        transport.write_eof()
+        self._loop.call_later(LINGER_S, transport.close)
+
+
+class House(Protocol):
+    """What a connection needs of its server."""
+
+    connections: set[Connection]
+    handler: Handler
+    date: bytes
+    finishing: bool
