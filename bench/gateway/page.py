@@ -278,7 +278,7 @@ def _bottleneck(medians: dict[str, dict[str, Any]]) -> str:
 
 
 def _contended(medians: dict[str, dict[str, Any]]) -> str:
-    """Says so where a saturated nginx did not get its core: something else had it, or the load generator was too slow."""
+    """Says so where a saturated nginx did not get its core: something else had it."""
     share = medians.get("nginx", {}).get("busy")
     if share is None or share > FULL_CORE:
         return ""

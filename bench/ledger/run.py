@@ -5,7 +5,6 @@ another process. Example: .venv/bin/python bench/ledger/run.py --requests 20000
 """
 
 import argparse
-import asyncio
 import statistics
 import sys
 import tempfile
@@ -16,10 +15,11 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.fakes.postgres import running
+
 from dutchdoor.ledger.keys import Key, new_request
 from dutchdoor.ledger.prices import Price
 from dutchdoor.ledger.store import Admission, Ledger, Used
-from tests.fakes.postgres import running
 
 SIZES = (1, 16, 64, 256)
 PRICE = Price.per_million("0.5", "1.5")
@@ -28,27 +28,31 @@ PRICE = Price.per_million("0.5", "1.5")
 async def one_group(ledger: Ledger, keys: list[Key], size: int) -> None:
     """Reserve a group at once, then settle it at once."""
     ids = [new_request() for _ in range(size)]
-    await asyncio.gather(
-        *(
-            ledger.reserve(
-                Admission(
-                    id=request,
-                    key=keys[number % len(keys)],
-                    model="assistant",
-                    target="local",
-                    nanodollars=2_000_000,
-                )
+    reserving = [
+        ledger.reserve(
+            Admission(
+                id=request,
+                key=keys[number % len(keys)],
+                model="assistant",
+                target="local",
+                nanodollars=2_000_000,
             )
-            for number, request in enumerate(ids)
         )
-    )
+        for number, request in enumerate(ids)
+    ]
+    for each in reserving:
+        await each
     used = Used(
         target="local", state="finished", counted="reported", input_tokens=500, output_tokens=200, price=PRICE
     )
-    await asyncio.gather(*(ledger.settle(request, used) for request in ids))
+    settling = [ledger.settle(request, used) for request in ids]
+    for one in settling:
+        await one
 
 
-async def measure(place: Path | str, size: int, requests: int, owners: int, rounds: int) -> tuple[float, float]:
+async def measure(
+    place: Path | str, size: int, requests: int, owners: int, rounds: int
+) -> tuple[float, float]:
     """Median of the rounds: µs of CPU and of wall clock a request."""
     async with await Ledger.open(place) as ledger:
         await ledger.begin()
@@ -80,7 +84,9 @@ def main() -> None:
                 for size in SIZES:
                     if options.only not in (None, kind):
                         continue
-                    place = server.url() if kind == "postgresql" else Path(folder) / f"{owners}-{size}.sqlite3"
+                    place = (
+                        server.url() if kind == "postgresql" else Path(folder) / f"{owners}-{size}.sqlite3"
+                    )
                     requests = min(options.requests, 300 * size)
                     cpu, wall = uvloop.run(measure(place, size, requests, owners, options.rounds))
                     cells.append(f"{f'{cpu:.1f} µs CPU {wall:.0f} wall':>24}")

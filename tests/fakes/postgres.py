@@ -41,20 +41,24 @@ class Postgres:
     def start(self) -> None:
         # no TCP at all: the socket's folder is private to the tests
         options = f"-c listen_addresses='' -k {self.folder} -c max_connections=60"
-        self._run("pg_ctl", "-D", f"{self.folder}/data", "-l", f"{self.folder}/log", "-w", "-o", options, "start")
+        self._run(
+            "pg_ctl", "-D", f"{self.folder}/data", "-l", f"{self.folder}/log", "-w", "-o", options, "start"
+        )
 
     def stop(self, how: str = "fast") -> None:
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", how, "stop")
 
     def make(self) -> None:
-        self._run("initdb", "-D", f"{self.folder}/data", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
+        self._run(
+            "initdb", "-D", f"{self.folder}/data", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"
+        )
 
     def _run(self, program: str, *arguments: str) -> str:
         command = [str(self._programs / program), *arguments]
         if os.geteuid() == 0:
             command = ["runuser", "-u", USER, "--", *command]
         done = subprocess.run(
-            command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"

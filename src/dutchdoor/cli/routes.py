@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from dutchdoor.cli.options import data_folder, data_option, format_option
+from dutchdoor.cli.options import Decorator, data_folder, data_option, format_option
 from dutchdoor.core import UsageError
 from dutchdoor.gateway.routing.file import LoadedRoutes, RoutePlan, load_routes
 from dutchdoor.gateway.routing.litellm import load_litellm
@@ -16,7 +16,7 @@ from dutchdoor.gateway.routing.swap import Swapped, To, swap_route
 from dutchdoor.gateway.routing.writing import key_variable, routes_text, target_fields
 
 
-def routes_option() -> Any:
+def routes_option() -> Decorator:
     return click.option(
         "--routes",
         "path",
@@ -45,7 +45,7 @@ def list_(path: Path, format_: str) -> None:
     """
     loaded = load_routes(path)
     if format_ == "json":
-        click.echo(msgspec.json.encode([_row(loaded, plan) for plan in loaded.routes]))
+        click.echo(msgspec.json.encode([_row(loaded, plan) for plan in loaded.routes]).decode())
         return
     for plan in loaded.routes:
         options = [
@@ -90,7 +90,7 @@ def set_(
     serving = data_folder(path, data) / "serving"
     done = asyncio.run(swap_route(path, name, to, serving, timeout_s=timeout, new=new))
     if format_ == "json":
-        click.echo(msgspec.json.encode(done))
+        click.echo(msgspec.json.encode(done).decode())
         return
     click.echo(f"{done.route} → {_shown(done.to, done.weights)}")
     click.echo(_who(done, path), err=True)
@@ -98,7 +98,7 @@ def set_(
 
 @command.command("import")
 @click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
-@format_option("yaml", "json")
+@click.option("--format", "format_", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 def import_(config: Path, format_: str) -> None:
     """Write a LiteLLM config.yaml as a routes.yaml to stdout.
 
@@ -117,10 +117,9 @@ def import_(config: Path, format_: str) -> None:
             "left_out": found.left_out,
             "keys": variables,
         }
-        click.echo(msgspec.json.encode(row))
+        click.echo(msgspec.json.encode(row).decode())
     else:
-        not_taken = ["not taken over:", *(f"  {remark}" for remark in remarks)] if remarks else []
-        click.echo(routes_text(found.routes, not_taken), nl=False)
+        click.echo(routes_text(found.routes, [f"not taken over: {each}" for each in remarks]), nl=False)
     for remark in remarks:
         click.echo(f"not taken over: {remark}", err=True)
     for name, variable in variables.items():

@@ -4,7 +4,7 @@ The keyed, metered API over what the evidence lets out, or over the targets of a
 """
 
 import asyncio
-import contextlib
+import importlib
 import os
 import shlex
 import signal
@@ -14,15 +14,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from dutchdoor.cli.options import config_folder, data_folder, data_option, progress_console, quiet_option
-from dutchdoor.core import Channel, DocumentError, Exit
+from dutchdoor.cli.options import data_folder, data_option, quiet_option
+from dutchdoor.core import DocumentError, DutchdoorError, Exit
 
 if TYPE_CHECKING:
-    from dutchdoor.evidence.signing_keys import PublicKey
-    from dutchdoor.family.load import LoadedFamily
-    from dutchdoor.gateway.app import Gateway
-    from dutchdoor.policy.decision import Decision
+    from dutchdoor.gateway.workers import Contact
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to serve; `port` is one that is free, or 0."""
+
+    file: Path
+    host: str
+    port: int
+    data: Path
+    ledger: str | None = None
+    workers: int = 1
+    limits: str | None = None
+    drain_s: float = 30.0
+    threads: int | None = None
+    trust: tuple[Path, ...] = ()
+    open_metrics: bool = False
+    quiet: bool = False
+    numbers: Path | None = None  # where several workers keep what they counted
 
 
 @click.command("serve")
@@ -37,6 +53,38 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="Port to listen on; 0 takes a free one.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    envvar="DUTCHDOOR_WORKERS",
+    show_envvar=True,
+    help="Processes that share the port; for targets that are URLs.",
+)
+@click.option(
+    "--ledger",
+    metavar="URL",
+    envvar="DUTCHDOOR_LEDGER",
+    show_envvar=True,
+    help="The ledger, if it is in PostgreSQL: postgresql://USER@HOST/DATABASE.  [default: a file in --data]",
+)
+@click.option(
+    "--limits",
+    metavar="WHERE",
+    envvar="DUTCHDOOR_LIMITS",
+    show_envvar=True,
+    help="Where rate limits are counted: memory, host (by its workers together), or redis://HOST by several"
+    " hosts.  [default: memory; host with workers]",
+)
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(0, 86_400),
+    default=30.0,
+    show_default=True,
+    help="Seconds that answers under way have when it is asked to end.",
+)
+@click.option("--open-metrics", is_flag=True, help="Tell /metrics without an admin's key.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of each engine.  [default: all cores]")
 @click.option(
     "--trust",
@@ -46,27 +94,25 @@ if TYPE_CHECKING:
 )
 @data_option()
 @quiet_option()
-def command(
-    file: Path,
-    host: str,
-    port: int,
-    threads: int | None,
-    trust: tuple[Path, ...],
-    data: Path | None,
-    quiet: bool,
-) -> int:
+def command(**options: Any) -> int:
     """Serve the members whose API channel is open.
 
-    FILE is a family.yaml (decided from stored evidence; measures nothing) or a routes.yaml. Needs keys:
-    `dutchdoor keys create`. Ends on Ctrl-C or SIGTERM, when the answers under way are finished. Exit code 3
-    when nothing may be served yet, 10 when the evidence is against all of it. Requests are logged to stderr
-    as JSON lines, without prompts or keys.
+    FILE is a family.yaml (decided from stored evidence; measures nothing), a routes.yaml, or a LiteLLM
+    config.yaml, of which it says what it does not take over. Needs keys: `dutchdoor keys create`. SIGHUP loads
+    it again. Ends on Ctrl-C or SIGTERM, when the answers under way are finished. Exit code 3 when nothing may
+    be served yet, 10 when the evidence is against all of it. Requests are logged to stderr as JSON lines,
+    without prompts or keys.
 
     Example: dutchdoor serve examples/gable/family.yaml --port 8080
     """
+    file: Path = options["file"]
     if not file.is_file():
         raise DocumentError(f"there is no file {file}", hint="name a family.yaml or a routes.yaml")
-    return run(_serve(file, host, port, threads, trust, data_folder(file, data), quiet))
+    options["data"] = data_folder(file, options["data"])
+    settings = Settings(**options)
+    if settings.workers > 1:
+        return _supervise(settings)
+    return run(_serve(settings, None))
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
@@ -79,101 +125,109 @@ def run(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
-async def _serve(
-    file: Path, host: str, port: int, threads: int | None, trust: tuple[Path, ...], data: Path, quiet: bool
-) -> int:
-    from dutchdoor.evidence.signing_keys import trusted_keys
-    from dutchdoor.family.document import kind_of
-    from dutchdoor.gateway import log
-    from dutchdoor.gateway.routing.build import build_from_routes
-    from dutchdoor.gateway.routing.file import load_routes
-    from dutchdoor.gateway.protocol.server import GatewayServer, listen
-    from dutchdoor.ledger.store import Ledger
-
-    trusted = trusted_keys(config_folder(), trust)
-    console = progress_console(quiet)
-    async with contextlib.AsyncExitStack() as undo:
-        ledger = await Ledger.open_in(data)  # first: a folder that cannot be written is found out at once
-        undo.push_async_callback(ledger.close)
-        if (kind_of(file) or "").startswith("dutchdoor/routes@"):
-            routes = load_routes(file)
-            building = build_from_routes(routes, data, trusted, ledger=ledger, threads=threads)
-        else:
-            from dutchdoor.family.load import load_family
-            from dutchdoor.gateway.routing.build import build_from_family
-            from dutchdoor.gateway.routing.family import served_members
-
-            family = load_family(file)
-            decision = await _judge(family, data, trusted)
-            if not served_members(family, decision):
-                return _nothing(file, decision)
-            building = build_from_family(family, decision, data, ledger=ledger, threads=threads)
-        undo.callback(building.close)
-        listener = undo.enter_context(listen(host, port))
-        with console.status("loading the models"):
-            gateway = await building
-        undo.pop_all()  # from here on, the server and its gateway own them
-    if not quiet:
-        log.to_stderr()
-    return await _until_signalled(GatewayServer(gateway, host, port, listener=listener), gateway, data)
+# -- several processes
 
 
-async def _judge(family: "LoadedFamily", data: Path, trusted: Sequence["PublicKey"]) -> "Decision":
-    """Decide, and say what is not served and why."""
-    from dutchdoor.gateway.routing.family import decide_from_store
+def _supervise(settings: Settings) -> int:
+    from dutchdoor.gateway.limits.opening import check_limits
+    from dutchdoor.gateway.workers import Ready, Supervisor, numbers_folder, reserved_port
+    from dutchdoor.ledger.store import SERVING
 
-    judged = await decide_from_store(family, data, trusted)
-    for warning in judged.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    for member in family.family.members:
-        channel = judged.decision.members[member.name].channels[Channel.API]
-        if not channel.open:
-            why = f": {channel.because}" if channel.because else ""
-            click.echo(f"{member.name} is not served, closed by {channel.closed_by}{why}", err=True)
-    return judged.decision
+    check_limits(settings.limits, settings.workers)
+    importlib.import_module("dutchdoor.cli.serving")  # once, before the workers are forked
+
+    with (
+        reserved_port(settings.host, settings.port) as port,
+        numbers_folder(settings.data / SERVING) as numbers,
+    ):
+        settings = msgspec.structs.replace(settings, port=port, numbers=numbers)
+
+        def announce(ready: Ready) -> None:
+            _announce(ready.routes, ready.base_url, settings)
+
+        return Supervisor(
+            settings.workers, lambda contact: _work(settings, contact), announce, drain_s=settings.drain_s
+        ).run()
 
 
-async def _until_signalled(server: Any, gateway: "Gateway", data: Path) -> int:
-    from dutchdoor.gateway.targets.engine import engine_notes
+def _work(settings: Settings, contact: "Contact") -> int:
+    """One worker, from its fork to its end."""
+    from dutchdoor.gateway.workers import Failed
 
-    stop = asyncio.Event()
+    try:
+        return run(_serve(settings, contact))
+    except DutchdoorError as error:
+        contact.say(Failed(message=error.message, hint=error.hint))
+        return Exit.FAILED
 
-    def asked() -> None:
-        if stop.is_set():
-            server.hurry()
-        stop.set()
 
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, asked)
-    await server.start()
-    for note in engine_notes(gateway.targets):
-        click.echo(f"note: {note}", err=True)
-    click.echo(f"serving {', '.join(gateway.routes)} at {server.base_url}")
-    click.echo(f"make a key:  {key_command(data)}")
-    sys.stdout.flush()
-    ended = asyncio.ensure_future(server.wait())
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    await server.stop()
+# -- one process
+
+
+async def _serve(settings: Settings, contact: "Contact | None") -> int:
+    from dutchdoor.cli import serving
+    from dutchdoor.gateway.workers import Ready
+
+    opened = await serving.open_server(settings, contact)
+    if isinstance(opened, int):
+        return opened
+    ending = Ending(opened, contact)
+    base_url = await opened.start()
+    if contact is not None:
+        contact.say(Ready(routes=list(opened.gateway.routes), base_url=base_url))
+    else:
+        _announce(list(opened.gateway.routes), base_url, settings)
+    await ending.wait()
+    await opened.stop()
     return Exit.CLEAN
 
 
-def key_command(data: Path) -> str:
+class Ending:
+    """What asks a server to end: signals, and the end of the supervisor. Also the signal to load again."""
+
+    def __init__(self, opened: Any, contact: "Contact | None") -> None:
+        self._server = opened.server
+        self._asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, opened.reloader.ask)
+        if contact is None:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(each, self._ask_or_hurry)
+            return
+        loop.add_signal_handler(signal.SIGTERM, self._asked.set)
+        loop.add_signal_handler(signal.SIGQUIT, self._hurry)
+        loop.add_reader(contact.lifeline, self._orphaned, contact.lifeline)
+
+    async def wait(self) -> None:
+        """Return when it is asked to end, or has ended."""
+        waits = [asyncio.ensure_future(each) for each in (self._asked.wait(), self._server.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+
+    def _ask_or_hurry(self) -> None:
+        if self._asked.is_set():
+            self._server.hurry()
+        self._asked.set()
+
+    def _hurry(self) -> None:
+        self._server.hurry()
+        self._asked.set()
+
+    def _orphaned(self, lifeline: int) -> None:
+        asyncio.get_running_loop().remove_reader(lifeline)
+        self._asked.set()
+
+
+def _announce(routes: Sequence[str], base_url: str, settings: Settings) -> None:
+    click.echo(f"serving {', '.join(routes)} at {base_url}")
+    click.echo(f"make a key:  {key_command(settings.data, settings.ledger)}")
+    sys.stdout.flush()
+
+
+def key_command(data: Path, ledger: str | None = None) -> str:
     """The command that makes a key for the server whose data lies here."""
     program = sys.argv[0] if os.sep in sys.argv[0] and not sys.argv[0].endswith(".py") else "dutchdoor"
-    return f"{program} keys create --name NAME --data {shlex.quote(str(data.absolute()))}"
-
-
-def _nothing(file: Path, decision: "Decision") -> int:
-    closed = {member.channels[Channel.API].closed_by for member in decision.members.values()}
-    unsettled = closed & {"inconclusive", "no-rule"}
-    click.echo("error: nothing is served: no member's api channel is open", err=True)
-    if "inconclusive" in closed:
-        click.echo(f"\nhint: measure first: dutchdoor vet {shlex.quote(str(file))}", err=True)
-    elif "no-rule" in closed:
-        click.echo("\nhint: the policy needs a rule with `gates: api`", err=True)
-    else:
-        click.echo(f"\nhint: see why: dutchdoor decide {shlex.quote(str(file))}", err=True)
-    return Exit.INCONCLUSIVE if unsettled else Exit.AGAINST
+    # a URL may hold a password, so the variable is named that the other commands read as well
+    where = "" if ledger is None else ' --ledger "$DUTCHDOOR_LEDGER"'
+    return f"{program} keys create --name NAME --data {shlex.quote(str(data.absolute()))}{where}"

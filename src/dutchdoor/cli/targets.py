@@ -37,7 +37,7 @@ def command() -> None:
     show_default=True,
     help="Seconds to wait for each answer.",
 )
-@format_option("yaml", "json")
+@click.option("--format", "format_", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 def discover_(urls: tuple[str, ...], timeout: float, format_: str) -> int:
     """Find Ollama, llama-server, vLLM, SGLang and LM Studio on this machine.
 
@@ -54,7 +54,7 @@ def discover_(urls: tuple[str, ...], timeout: float, format_: str) -> int:
         said = "needs a key to list its models" if server.needs_key else f"serves {len(server.models)} models"
         click.echo(f"{server.kind} at {server.url} {said}", err=True)
     if format_ == "json":
-        click.echo(msgspec.json.encode(found))
+        click.echo(msgspec.json.encode(found).decode())
     elif any(server.models for server in found):
         click.echo(
             routes_text(as_routes(found), ["found on this machine; what they cost is not known"]), nl=False
@@ -96,7 +96,7 @@ def probe(path: Path, names: tuple[str, ...], write: bool, timeout: float, quiet
     if write:
         set_abilities(path, {name: merged(targets[name].can, each) for name, each in findings.items()})
     if format_ == "json":
-        click.echo(msgspec.json.encode(findings))
+        click.echo(msgspec.json.encode(findings).decode())
     else:
         for name, each in findings.items():
             for finding in each:
@@ -132,11 +132,11 @@ def _address(row: TargetRow) -> str | None:
     return None if provider.adapter else provider.base_url
 
 
-async def _probe(targets: Mapping[str, TargetRow], timeout: float) -> dict[str, list[Finding]]:
+async def _probe(targets: Mapping[str, TargetRow], timeout_s: float) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {}
     for name, row in targets.items():
         url, model = _address(row), row.model
         assert url is not None and model is not None
         variable = row.key_env or (PROVIDERS[row.provider].key_env if row.provider else None)
-        found[name] = await Probe(url, model, key_from(variable, name), timeout_s=timeout).run()
+        found[name] = await Probe(url, model, key_from(variable, name), timeout_s=timeout_s).run()
     return found

@@ -26,6 +26,7 @@ from dutchdoor.gateway.targets.interface import Target
 from dutchdoor.gateway.unbooked import Unbooked
 from dutchdoor.ledger.store import Ledger
 
+MESSAGES = b"/v1/messages"
 CLOSING_S = 10.0  # how long answers that were cut have to be booked before the ledger is closed
 
 
@@ -170,6 +171,10 @@ class Gateway:
             from dutchdoor.gateway.admin import admin_app  # a framework that the hot path does not need
 
             self._off_path = admin_app(self, pages=self._pages)
+        if request.path.startswith(MESSAGES):  # such as `count_tokens`: told as its client understands it
+            error = ApiError(404, "There is no such path here.", code="unknown_url")
+            responder.send(404, DIALECTS[MESSAGES].error(error), [JSON])
+            return
         try:
             await run_app(self._off_path, request, responder)
         except Exception:  # noqa: BLE001 - the edge: a fault of ours

@@ -13,7 +13,7 @@ from dutchdoor.gateway import log
 from dutchdoor.gateway.call import Call
 from dutchdoor.gateway.errors import ApiError, TargetError, UnableError
 from dutchdoor.gateway.record import Tried
-from dutchdoor.gateway.routing.route import Route
+from dutchdoor.gateway.routing.route import Offer, Route
 from dutchdoor.gateway.targets.health import Breaker, Tries, pause_s
 from dutchdoor.gateway.targets.interface import Stream, Target, Whole
 
@@ -34,22 +34,24 @@ class Asking:
         self._budget = budget
         self.tries = 0
 
-    async def first(self, targets: list[Target]) -> tuple[Target, Whole | Stream]:
+    async def first(self, offers: list[Offer]) -> tuple[Offer, Whole | Stream]:
         """The first target that answers; raises ApiError where none does."""
         self._budget.asked()
         rounds = RETRIES if self._route.retries is None else self._route.retries
         failures: dict[Target, TargetError] = {}
+        left = offers
         for number in range(rounds + 1):
-            for target in targets if number == 0 else [each for each in targets if failures[each].again]:
+            for offer in left:
                 try:
-                    return target, await self._ask(target)
+                    return offer, await self._ask(offer.target)
                 except TargetError as error:
-                    failures[target] = error
+                    failures[offer.target] = error
+            left = [each for each in offers if failures[each.target].again]
             pause = self._pause(number, list(failures.values()))
             if number == rounds or pause is None or not self._budget.take():
                 break
             await asyncio.sleep(pause)
-        raise _all_failed([failures[each] for each in targets])
+        raise _all_failed([failures[each.target] for each in offers])
 
     def _pause(self, number: int, failures: list[TargetError]) -> float | None:
         """Seconds before the next round, at the earliest one that some target asks for; null: there is

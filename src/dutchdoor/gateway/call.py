@@ -14,6 +14,7 @@ Operation = Literal["chat", "completions", "embeddings"]
 
 TOKENS_PER_PROMPT = 32  # what a chat template puts around a message, at most
 TOKENS_PER_REQUEST = 512  # and around the whole: begin and end marks, a template's own default system prompt
+DEFAULT_CAP = 1024  # output tokens, where the request says nothing
 BYTES_PER_TOKEN = 4  # of English text; for input whose count nobody told, never for a bound
 # No published rule makes more of one image than this (gpt-4o-mini at high detail: 2,833 + 8 tiles of 5,667).
 TOKENS_PER_ATTACHMENT = 48_169
@@ -47,6 +48,13 @@ class Call:
         self.asked = asked
         self.created = created
         self.deadline = deadline
+
+    @property
+    def cap(self) -> int:
+        """The most output tokens of one choice: what the client said, else the default."""
+        if self.asked.operation == "embeddings":
+            return 0
+        return DEFAULT_CAP if self.asked.cap is None else self.asked.cap
 
     @property
     def left_s(self) -> float:

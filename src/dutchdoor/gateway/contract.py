@@ -136,7 +136,9 @@ def asks_for(ability: str, call: Call) -> str | None:
     if ability == "n":
         return None if asked.choices == 1 else "n" if _given(call, "n") else "best_of"
     if ability == "stream_usage":
-        return "stream_options.include_usage" if asked.include_usage else None
+        # a dialect that translates asks for usage itself, and does without where it does not come
+        asks = asked.include_usage and _given(call, "stream_options")
+        return "stream_options.include_usage" if asks else None
     if ability == "images":
         return next(_images(call), None) if asked.operation == "chat" else None
     if ability == "tools":

@@ -26,9 +26,9 @@ from dutchdoor.gateway.errors import (
 from dutchdoor.gateway.limits.interface import LimitError
 from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
 from dutchdoor.gateway.record import Done, Refused
-from dutchdoor.gateway.routing.route import Route, worst_case
+from dutchdoor.gateway.routing.route import Offer, Route, worst_case
 from dutchdoor.gateway.settlement import Settlement
-from dutchdoor.gateway.targets.interface import DEFAULT_CAP, Stream, Target, Whole
+from dutchdoor.gateway.targets.interface import Stream, Whole
 from dutchdoor.gateway.translation import Translation
 from dutchdoor.ledger.keys import Key, new_request
 from dutchdoor.ledger.requests import Admission, BudgetError, KeyRefusedError, Used
@@ -41,8 +41,8 @@ EVENTS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx in front would otherwise hold the stream back
 )
+BROKE_OFF = "The answer broke off before its end."
 DEADLINE_S = 900.0  # a request may take so long in all, where its route says nothing
-GOODBYE_S = 2.0  # how long the last words of a stream that is cut wait for a client that does not read
 
 
 class Exchange:
@@ -86,6 +86,11 @@ class Exchange:
             log.faults.exception('{"event": "fault", "id": "%s"}', self.id)
             self._refuse(ApiError(500, "A fault in the gateway.", type="server_error", code="fault"))
 
+    @property
+    def _ids(self) -> tuple[tuple[bytes, bytes], ...]:
+        id_ = self.id.encode()
+        return ((b"x-request-id", id_), (b"request-id", id_))  # OpenAI's name and Anthropic's
+
     # -- auth
 
     async def _authenticate(self) -> Key:
@@ -109,19 +114,19 @@ class Exchange:
             if route is None:
                 raise unknown_model(call.asked.model)
             call.deadline = self._began + (route.deadline_s or DEADLINE_S)
-            targets = route.able(call, key)
+            offers = route.able(call, key)
             await self._limit(key, call)
-            await self._reserve(key, call, route, targets)
+            await self._reserve(key, call, route, offers)
             self._admitted_s = time.monotonic() - self._began
             asking = Asking(self._gateway, call, route, generation.tries[route.model])
-            await self._answer(call, asking, targets)
+            await self._answer(call, asking, offers)
         finally:
             self._gateway.leave(generation)
 
     async def _limit(self, key: Key, call: Call) -> None:
         if key.rpm is None and key.tpm is None:
             return
-        self._reserved_tokens = call.input_guess + (call.asked.cap or DEFAULT_CAP) * call.asked.choices
+        self._reserved_tokens = call.input_guess + call.cap * call.asked.choices
         try:
             waiting = self._gateway.limits.take(key.id, key.rpm, key.tpm, self._reserved_tokens)
             if waiting is not None:
@@ -130,14 +135,15 @@ class Exchange:
             self._reserved_tokens = 0
             raise rate_limited(error.which, error.retry_after_s) from None
 
-    async def _reserve(self, key: Key, call: Call, route: Route, targets: list[Target]) -> None:
+    async def _reserve(self, key: Key, call: Call, route: Route, offers: list[Offer]) -> None:
+        first, price = offers[0]
         admission = Admission(
             id=self.id,
             key=key,
             model=route.model,
-            target=targets[0].name,
-            nanodollars=worst_case(targets, call),
-            families=tuple({each.family: None for each in targets if each.family is not None}),
+            target=first.name,
+            nanodollars=worst_case(offers, call),
+            families=tuple({each.family: None for each, _ in offers if each.family is not None}),
         )
         try:
             await self._gateway.ledger.reserve(admission)
@@ -146,24 +152,23 @@ class Exchange:
         except KeyRefusedError as error:  # revoked or rotated since it was last read
             raise wrong_key() from error
         except asyncio.CancelledError:  # the reservation may have been made: it is closed after it
-            nothing = Used(target=targets[0].name, state="failed", counted="none", price=targets[0].price)
+            nothing = Used(target=first.name, state="failed", counted="none", price=price)
             self._gateway.unbooked.add(self.id, nothing)
             raise
 
     # -- answer
 
-    async def _answer(self, call: Call, asking: Asking, targets: list[Target]) -> None:
+    async def _answer(self, call: Call, asking: Asking, offers: list[Offer]) -> None:
         gateway, responder = self._gateway, self._responder
-        settlement = Settlement(gateway.ledger, gateway.unbooked, call, targets[0])
+        settlement = Settlement(gateway.ledger, gateway.unbooked, call, offers[0])
         try:
             try:
-                target, reply = await asking.first(targets)
+                settlement.offer, reply = await asking.first(offers)
             finally:
                 self._tries = asking.tries
-            settlement.target = target
             headers = [
-                (b"x-request-id", self.id.encode()),
-                (b"x-dutchdoor-target", target.name.encode()),
+                *self._ids,
+                (b"x-dutchdoor-target", settlement.offer.target.name.encode()),
                 *reply.headers,
             ]
             if isinstance(reply, Whole):
@@ -184,7 +189,7 @@ class Exchange:
         responder, dialect = self._responder, self._dialect
         settlement.stream = stream
         translator = dialect.translator(call)
-        broken = dialect.broken("The answer broke off before its end.")
+        tell = dialect.broken if translator is None else translator.broken
         end: bytes | None = None
         try:
             self._first_s = time.monotonic() - self._began
@@ -196,20 +201,20 @@ class Exchange:
             if not responder.cut:  # the client has left
                 await stream.last_words()
                 raise
-            settlement.state, end = "broken", broken
+            settlement.state, end = "broken", tell(BROKE_OFF)
         except BrokenStreamError as error:
-            settlement.state, end = "broken", broken
+            settlement.state, end = "broken", tell(BROKE_OFF)
             log.write(
                 log.faults,
                 logging.WARNING,
                 "broken",
                 id=self.id,
-                target=settlement.target.name,
+                target=settlement.offer.target.name,
                 message=str(error),
             )
         except Exception:  # noqa: BLE001 - the edge: a fault of an engine, after its first byte
-            settlement.state, end = "broken", broken
-            log.faults.exception('{"event": "fault", "target": "%s"}', settlement.target.name)
+            settlement.state, end = "broken", tell(BROKE_OFF)
+            log.faults.exception('{"event": "fault", "target": "%s"}', settlement.offer.target.name)
         finally:
             await stream.close()
         try:
@@ -218,7 +223,7 @@ class Exchange:
                 end = translator.end(used)
         except LedgerError as error:  # an answer that is not booked has no end
             log.write(log.faults, logging.ERROR, "ledger", id=self.id, message=error.message)
-            end = dialect.broken("The answer could not be booked.")
+            end = tell("The answer could not be booked.")
         responder.end(end)
 
     # -- what is told
@@ -230,7 +235,7 @@ class Exchange:
         if responder.started:  # a stream that is under way is ended by whoever began it
             responder.end()
             return
-        headers = [JSON, (b"x-request-id", self.id.encode()), *error.headers]
+        headers = [JSON, *self._ids, *error.headers]
         responder.send(error.status, self._dialect.error(error), headers)
         call, key = self._call, self._key
         refused = Refused(

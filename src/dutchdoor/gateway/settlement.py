@@ -7,7 +7,8 @@ from dutchdoor.core import LedgerError
 from dutchdoor.engines.interface import Usage
 from dutchdoor.gateway import log
 from dutchdoor.gateway.call import BYTES_PER_TOKEN, Call
-from dutchdoor.gateway.targets.interface import Stream, Target, Whole
+from dutchdoor.gateway.routing.route import Offer
+from dutchdoor.gateway.targets.interface import Stream, Whole
 from dutchdoor.gateway.unbooked import Unbooked
 from dutchdoor.ledger.requests import Counted, Settled, State, Used
 from dutchdoor.ledger.store import Ledger
@@ -19,8 +20,8 @@ class Settlement:
     What cannot be booked now is left to `unbooked`, and the LedgerError goes on.
     """
 
-    def __init__(self, ledger: Ledger, unbooked: Unbooked, call: Call, target: Target) -> None:
-        self.target = target
+    def __init__(self, ledger: Ledger, unbooked: Unbooked, call: Call, offer: Offer) -> None:
+        self.offer = offer  # of the target that answers, at the price that was reserved
         self.stream: Stream | None = None
         self.state: State = "failed"
         self.booked: Used | None = None
@@ -62,7 +63,7 @@ class Settlement:
         return self._used("failed", "none", Usage(input_tokens=0, output_tokens=0))
 
     def _used(self, state: State, counted: Counted, usage: Usage) -> Used:
-        target = self.target
+        target, price = self.offer
         return Used(
             target=target.name,
             family=target.family,
@@ -71,7 +72,7 @@ class Settlement:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
-            price=target.price,
+            price=price,
         )
 
     async def _book(self, used: Used, *, later: Used) -> None:

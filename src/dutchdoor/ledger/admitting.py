@@ -107,9 +107,8 @@ class Admitting:
                 continue
             for each in plan.accounts:
                 each.admitted += amount
-            reserved.append(
-                (admission.id, self._run, plan.key.id, plan.key.team, plan.families, admission.model, admission.target, at, amount, plan.holds)
-            )
+            owner = (self._run, plan.key.id, plan.key.team, plan.families)
+            reserved.append((admission.id, *owner, admission.model, admission.target, at, amount, plan.holds))
             outcomes.append(Reservation(id=admission.id, key=plan.key.id, nanodollars=amount))
         if reserved:
             db.insert("reservations", RESERVATION, reserved)

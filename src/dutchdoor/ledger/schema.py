@@ -19,7 +19,7 @@ CREATE TABLE keys (  -- `version` counts changes, `hash` is the SHA-256 of the s
   created TEXT NOT NULL, revoked TEXT, budget INTEGER,
   per TEXT NOT NULL CHECK (per IN ('day', 'month', 'total')),
   rpm INTEGER, tpm INTEGER, team TEXT, admin INTEGER NOT NULL DEFAULT 0, version INTEGER NOT NULL DEFAULT 1
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE budgets (  -- of teams and families: `team:NAME`, `family:NAME`
   account TEXT PRIMARY KEY, budget INTEGER NOT NULL,
   per TEXT NOT NULL CHECK (per IN ('day', 'month', 'total'))

@@ -158,11 +158,9 @@ def _usage(
             alarm = f"served by family {family}, for which nothing was held" + (f"; {alarm}" if alarm else "")
     if used.price is not None:
         number = book.number(db, used.target, used.price, stamped)
+    whose = (request, key, team, family, model, used.target, at, stamped, used.state, used.counted)
     tokens = (used.input_tokens, used.cached_tokens, used.output_tokens)
-    return (
-        (request, key, team, family, model, used.target, at, stamped, used.state, used.counted, *tokens, reserved, number, amount, alarm),
-        Settled(nanodollars=amount, alarm=alarm),
-    )
+    return (*whose, *tokens, reserved, number, amount, alarm), Settled(nanodollars=amount, alarm=alarm)
 
 
 def _cost(price: Price, used: Used) -> int:

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self, TypeVar, cast
 
-from dutchdoor.core import LedgerError
+from dutchdoor.core import DutchdoorError, LedgerError
 from dutchdoor.ledger import accounts, runs, schema
 from dutchdoor.ledger.accounts import Budget, Change
 from dutchdoor.ledger.bill import Bill, read_bill
-from dutchdoor.ledger.database import Database, Place, connect, is_url
+from dutchdoor.ledger.database import Database, Place, connect, is_url, named
 from dutchdoor.ledger.group import GroupWork
 from dutchdoor.ledger.keys import Key, NewKey, Per, hash_secret
 from dutchdoor.ledger.lookup import KeyCache
@@ -64,12 +64,15 @@ class Ledger:
         try:
             schema.prepare(first, place)
             self._durability = first.durability()
-        except BaseException:
+        except Exception as error:
             first.close()
-            raise
-        self._first: Database | None = first
+            if isinstance(error, DutchdoorError):
+                raise
+            raise LedgerError(
+                f"{named(place)} cannot be used: {error}", hint="move it, or use another --data"
+            ) from error
         self._work = GroupWork(self._keys.drop)
-        self._writer = Writer(self._connect, self._work)
+        self._writer = Writer(first, self._connect, self._work)
         self._readers = Readers(lambda: connect(place))
         self._writer.start()
 
@@ -256,10 +259,7 @@ class Ledger:
     # -- in other threads
 
     def _connect(self) -> Database:
-        """A connection for the writer: the one it was opened with, later a new one that claims the run anew."""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
+        """A new connection for the writer, which claims the run anew and undoes what was in doubt."""
         db = connect(self.path)
         try:
             if self.run is not None and is_url(self.path):

@@ -54,13 +54,15 @@ class Work(Protocol):
 
 
 class Writer:
-    """Runs work on `connect()`'s connection in a thread of its own; `commits` counts transactions."""
+    """Runs work on a connection, and on `connect()`'s once that broke, in a thread of its own; `commits`
+    counts transactions.
+    """
 
-    def __init__(self, connect: Callable[[], Database], work: Work) -> None:
+    def __init__(self, db: Database, connect: Callable[[], Database], work: Work) -> None:
         self.commits = 0
         self._connect = connect
         self._work = work
-        self._db: Database | None = None
+        self._db: Database | None = db
         self._waiting: deque[Waiting] = deque()
         self._idle = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -74,11 +76,12 @@ class Writer:
         """Have an operation done with whatever else waits; the future is done once it is durable."""
         if self._closed:
             raise LedgerError("the ledger is closed")
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         self._waiting.append((future, operation))
         if self._idle:  # else the thread looks again before it sleeps
             self._idle = False
-            self._wake.put(None)
+            loop.call_soon(self._wake.put, None)  # when all that came at once has been put
         return future
 
     async def change(self, change: Callable[[Database], T]) -> T:

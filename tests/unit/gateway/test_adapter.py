@@ -21,7 +21,8 @@ from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, U
 from dutchdoor.gateway.targets import adapter_chat
 from dutchdoor.gateway.targets.adapter import AdapterStream, AdapterTarget
 from dutchdoor.gateway.targets.adapter_chat import Provider
-from dutchdoor.gateway.targets.interface import DEFAULT_CAP, DONE, Whole
+from dutchdoor.gateway.call import DEFAULT_CAP
+from dutchdoor.gateway.targets.interface import DONE, Whole
 from tests.fakes import anthropic_api, gemini_api
 from tests.fakes.anthropic_api import AnthropicApi
 from tests.fakes.gemini_api import GeminiApi

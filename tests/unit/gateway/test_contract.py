@@ -130,6 +130,13 @@ def test_more_output_than_fits_is_refused(
     assert refused(stated(can), call(operation="embeddings", **fields)) is None
 
 
+def test_a_dialect_that_wants_usage_unasked_is_no_reason_to_refuse() -> None:
+    asked = Asked(
+        operation="chat", model="m", body=b'{"model":"m","messages":[]}', stream=True, include_usage=True
+    )
+    assert refused(stated({"stream_usage": False}), Call("r", asked, created=0)) is None
+
+
 def test_an_operation_that_is_not_served_is_said() -> None:
     error = refused(stated({"embeddings": False}), call(operation="embeddings"))
     assert error is not None and (error.param, error.code) == ("model", "unsupported_operation")

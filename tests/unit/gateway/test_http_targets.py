@@ -6,7 +6,7 @@ import json
 import pytest
 from aiohttp import web
 
-from dutchdoor.gateway.targets.engine import DEFAULT_CAP
+from dutchdoor.gateway.call import DEFAULT_CAP
 from tests.fakes.upstream import Reply, Upstream
 from tests.unit.gateway.conftest import HELLO, Opener, route
 

@@ -167,7 +167,7 @@ def test_local_servers_become_urls(tmp_path: Path) -> None:
     assert rows["embed"].url == "http://10.0.0.5:9000/v1" and rows["embed"].can["embeddings"] is True
     assert rows["embed"].can["chat"] is False
     assert found.routes.keys == {"qwen": "none-needed-1"} and rows["qwen"].key_env is None
-    assert "os.environ/NAME" in reason(found, "model_list[2].litellm_params.api_key")
+    assert found.open_keys == ("model_list[2].litellm_params.api_key",)
     assert "none-needed-1" not in f"{found}{found.routes}"
 
 

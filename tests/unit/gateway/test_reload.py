@@ -15,11 +15,12 @@ import pytest
 from dutchdoor.core import Channel, DutchdoorError, EngineError, Tier, digest_file
 from dutchdoor.engines.interface import ChatRequest, Chunk, EngineInfo
 from dutchdoor.gateway.routing import family as families
-from dutchdoor.gateway.routing import shelf, swap
+from dutchdoor.gateway.routing import shelf, status, swap
 from dutchdoor.gateway.routing.file import load_routes
 from dutchdoor.gateway.routing.opening import HeldError, Opener, RoutesSource
-from dutchdoor.gateway.routing.reload import Reloader, Status
+from dutchdoor.gateway.routing.reload import Reloader
 from dutchdoor.gateway.routing.route import Route
+from dutchdoor.gateway.routing.status import Status
 from dutchdoor.gateway.routing.swap import RefusedError, set_route, swap_route
 from dutchdoor.gateway.targets.interface import Target
 from dutchdoor.policy.decision import ChannelDecision, Decision, MemberDecision
@@ -319,7 +320,7 @@ def living(monkeypatch: pytest.MonkeyPatch, *workers: Worker, silent: Status | N
         return [msgspec.json.encode(each) for each in said] + [b"", b"not a status"]
 
     with monkeypatch.context() as patched:
-        patched.setattr(swap.runs, "living", read, raising=False)
+        patched.setattr(status.runs, "living", read)
         yield
 
 

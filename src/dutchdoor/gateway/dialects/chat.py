@@ -91,16 +91,19 @@ def _length(raw: Any) -> int:
 def _check(envelope: Envelope) -> None:
     if not envelope.messages:
         raise bad_parameter("messages", "Invalid 'messages': an empty list.", code="empty_array")
-    within("max_tokens", envelope.max_tokens, 1, MOST_TOKENS)
-    within("max_completion_tokens", envelope.max_completion_tokens, 1, MOST_TOKENS)
-    if envelope.max_tokens not in (None, envelope.cap):
+    if envelope.max_tokens is not None:
+        within("max_tokens", envelope.max_tokens, 1, MOST_TOKENS)
+    if envelope.max_completion_tokens is not None:
+        within("max_completion_tokens", envelope.max_completion_tokens, 1, MOST_TOKENS)
+    if envelope.max_tokens is not None and envelope.max_tokens != envelope.cap:
         # an upstream may honour either one, and only one of them is what was reserved
         raise bad_parameter(
             "max_tokens",
             "Invalid 'max_tokens': it differs from 'max_completion_tokens'.",
             code="invalid_value",
         )
-    within("n", envelope.n, 1, MOST_CHOICES)
+    if envelope.n is not None:
+        within("n", envelope.n, 1, MOST_CHOICES)
     if envelope.stream_options is not None and not envelope.stream:
         raise bad_parameter(
             "stream_options", "The 'stream_options' parameter is only allowed when 'stream' is true."

@@ -132,7 +132,8 @@ class RedisLimits:
         if rpm is None and tpm is None:
             return None
         if self._down:
-            return self._alone.take(key, rpm, tpm, tokens)
+            self._alone.take(key, rpm, tpm, tokens)
+            return None
         waiting = asyncio.get_running_loop().create_future()
         self._put(_Operation(key, (TAKE, _word(rpm), _word(tpm), str(tokens)), waiting))
         return waiting

@@ -57,9 +57,9 @@ class Answer:
         "_error",
         "_held",
         "_sink",
-        "_size",
         "_stopped",
         "_waiter",
+        "ahead",
         "headers",
         "status",
     )
@@ -69,7 +69,7 @@ class Answer:
         self.headers: dict[bytes, bytes] = {}
         self._connection: _Connection | None = connection
         self._held: list[bytes] = []
-        self._size = 0
+        self.ahead = 0  # bytes that nobody has taken yet
         self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._end = False
@@ -84,12 +84,12 @@ class Answer:
     async def read(self, most: int) -> bytes:
         """The whole body; raises UpstreamError, also for one of more than `most` bytes."""
         while not self._end:
-            if self._size > most:
+            if self.ahead > most:
                 self.close()
                 raise LostError("an answer without an end")
             await self._more()
         self._raise()
-        if self._size > most:
+        if self.ahead > most:
             raise LostError("an answer without an end")
         return self._take()
 
@@ -141,7 +141,7 @@ class Answer:
             self._waiter = None
 
     def _take(self) -> bytes:
-        held, self._held, self._size = self._held, [], 0
+        held, self._held, self.ahead = self._held, [], 0
         return held[0] if len(held) == 1 else b"".join(held)
 
     def _raise(self) -> None:
@@ -150,20 +150,14 @@ class Answer:
 
     # -- called by the connection
 
-    def came(self, data: bytes) -> bool:
-        """A piece of the body; returns whether it is taken at once."""
+    def came(self, data: bytes) -> None:
+        """A piece of the body."""
         if self._sink is not None:
             self._sink(data)
-            return True
+            return
         self._held.append(data)
-        self._size += len(data)
+        self.ahead += len(data)
         self._wake()
-        return False
-
-    @property
-    def ahead(self) -> int:
-        """Bytes that nobody has taken yet."""
-        return self._size
 
     def ended(self, error: UpstreamError | None = None) -> None:
         self._end = True
@@ -197,24 +191,23 @@ class Origin:
         """Send a whole request and return when the headers of its answer are there; raises UpstreamError.
         `deadline` is on the loop's clock and ends the body as well.
         """
-        connection = self._reuse()
-        if connection is not None:
-            try:
-                return await self._ask(connection, request, deadline)
-            except LostError as error:
-                if not error.untouched:
-                    raise
-        return await self._ask(await self._connect(deadline), request, deadline)
-
-    async def _ask(self, connection: "_Connection", request: bytes, deadline: float) -> Answer:
-        self._asked.add(connection)
         if self._sweeping is None:
             self._sweep_later()
-        try:
-            return await connection.ask(request, deadline)
-        except BaseException:
-            connection.abort()
-            raise
+        connection = self._reuse()
+        while True:
+            if connection is None:
+                connection = await self._connect(deadline)
+            self._asked.add(connection)
+            try:
+                return await connection.ask(request, deadline)
+            except LostError as error:
+                connection.abort()
+                if not error.untouched:
+                    raise
+                connection = None
+            except BaseException:
+                connection.abort()
+                raise
 
     def _reuse(self) -> "_Connection | None":
         now = asyncio.get_running_loop().time()
@@ -319,15 +312,15 @@ class _Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    async def ask(self, request: bytes, deadline: float) -> Answer:
+    def ask(self, request: bytes, deadline: float) -> "asyncio.Future[Answer]":
         self._answer = Answer(self)
-        self._heads = self._loop.create_future()
+        self._heads = heads = self._loop.create_future()
         self._last = self._loop.time()
         self._deadline = deadline
         if self._transport is None:
             raise LostError("the connection was closed", untouched=self._used)
         self._transport.write(request)
-        return await self._heads
+        return heads
 
     def hold(self, held: bool) -> None:
         if held is self._held or self._transport is None or self._transport.is_closing():
@@ -379,7 +372,6 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._deliver(answer)
             self._fail(LostError(f"what came is no HTTP: {type(error).__name__}"))
             self.abort()
             return
@@ -387,16 +379,13 @@ class _Connection(asyncio.Protocol):
             self._fail(LostError("headers without an end"))
             self.abort()
             return
-        self._deliver(answer)
+        if self._body:
+            body, self._body = self._body, []
+            answer.came(body[0] if len(body) == 1 else b"".join(body))
         if self._answer is None:
             self._finished(answer)
         elif answer.ahead > MOST_AHEAD:
             self.hold(True)
-
-    def _deliver(self, answer: Answer) -> None:
-        if self._body:
-            body, self._body = self._body, []
-            answer.came(body[0] if len(body) == 1 else b"".join(body))
 
     def _finished(self, answer: Answer) -> None:
         """The answer is whole: the connection may serve the next request."""

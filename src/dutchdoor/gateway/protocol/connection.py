@@ -140,14 +140,10 @@ class Responder:
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
         self.started = True
-        if any(name == b"connection" for name, _ in headers):
-            self._keep = False
-        lines = [STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status, self._connection.date, framing]
-        lines += [b"%b: %b\r\n" % pair for pair in headers]
-        if not self._keep:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        first = STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
+        end = b"\r\n" if self._keep else b"connection: close\r\n\r\n"
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        return b"%b%b%b%b%b" % (first, self._connection.date, framing, lines, end)
 
 
 class Connection(asyncio.Protocol):
@@ -157,6 +153,7 @@ class Connection(asyncio.Protocol):
         self._house = house
         self._loop = loop
         self._transport: asyncio.Transport | None = None
+        self.write: Callable[[bytes], object] = _nowhere  # the transport's own, as long as there is one
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[tuple[Request, Responder]] = deque()
         self._serving: Responder | None = None
@@ -184,10 +181,6 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         return self._serving is None and not self._waiting
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
 
     async def drain(self) -> None:
         if not self.pressed or self._transport is None:
@@ -241,6 +234,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self.write = self._transport.write
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._last = self._loop.time()
         self._began = self._last  # a connection that says nothing has as long as slow headers
@@ -287,6 +281,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
+        self.write = _nowhere
         self._refused = True
         self._house.connections.discard(self)
         self._waiting.clear()
@@ -439,6 +434,10 @@ class Connection(asyncio.Protocol):
             return
         transport.write_eof()
         self._loop.call_later(LINGER_S, transport.close)
+
+
+def _nowhere(_: bytes) -> None:
+    """The client has left."""
 
 
 class House(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 from dutchdoor.core import DocumentError
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*")
-WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
 
 
 def flow(value: Any) -> str:

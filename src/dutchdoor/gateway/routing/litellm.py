@@ -55,10 +55,13 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What was made of a LiteLLM config."""
+    """What was made of a LiteLLM config. `open_keys` are the places of keys that stand in it; they are used,
+    and a variable would be the better place.
+    """
 
     routes: LoadedRoutes
     left_out: tuple[LeftOut, ...]
+    open_keys: tuple[str, ...] = ()
 
 
 class _Deployment(msgspec.Struct, frozen=True):
@@ -98,6 +101,7 @@ def load_litellm(path: Path, environ: Environment = os.environ) -> Imported:
             keys={name: key for name, key in reading.keys.items() if name in used},
         ),
         left_out=tuple(reading.left),
+        open_keys=tuple(reading.open_keys),
     )
 
 
@@ -120,6 +124,7 @@ class _Reading:
 
     def __init__(self, config: _Config, environ: Environment) -> None:
         self.left: list[LeftOut] = []
+        self.open_keys: list[str] = []
         self.targets: dict[str, TargetRow] = {}
         self.keys: dict[str, str] = {}
         self._environ = environ
@@ -238,8 +243,7 @@ class _Reading:
             self.targets[name] = msgspec.structs.replace(self.targets[name], key_env=variable)
             return
         self.keys[name] = stated
-        why = "it is used; but a key in a file is read by more than one thinks: name it as os.environ/NAME"
-        self.leave(f"{where}.litellm_params.api_key", why)
+        self.open_keys.append(f"{where}.litellm_params.api_key")
 
     def _price(self, where: str, params: Mapping[str, Any], info: Mapping[str, Any]) -> PriceRow | None:
         """USD per million tokens of a price in USD a token."""

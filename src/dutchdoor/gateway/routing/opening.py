@@ -4,17 +4,22 @@ A bundle is verified, and a member needs its API channel open. A price that is n
 targets that the price book knows; else it is unknown, never 0.
 """
 
-import datetime
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 import msgspec
 
-from dutchdoor.core import BundleError, DutchdoorError, EngineError, digest_file, digest_value
+from dutchdoor.core import (
+    BundleError,
+    DutchdoorError,
+    EngineError,
+    MissingExtraError,
+    digest_file,
+    digest_value,
+)
 from dutchdoor.engines.providers import PROVIDERS
 from dutchdoor.gateway import log
 from dutchdoor.gateway.contract import abilities_of
@@ -25,12 +30,12 @@ from dutchdoor.gateway.routing.shelf import EngineShelf
 from dutchdoor.gateway.targets.engine import EngineTarget
 from dutchdoor.gateway.targets.http import HttpTarget
 from dutchdoor.gateway.targets.interface import Target
+from dutchdoor.gateway.tariff import Tariff, price_now
+from dutchdoor.ledger.price_book import look_up
 from dutchdoor.ledger.prices import Price
 
 if TYPE_CHECKING:
     from dutchdoor.evidence.signing_keys import PublicKey
-
-HERE = ("127.0.0.1", "localhost", "::1")
 
 
 class HeldError(EngineError):
@@ -197,18 +202,20 @@ def remote(name: str, row: TargetRow, key: str | None = None) -> Target:
     return HttpTarget(name, url, row.model, price, can=can, key=key, **more)
 
 
-def price_of(row: TargetRow, url: str | None = None) -> Price | None:
+def price_of(row: TargetRow, url: str | None = None) -> Tariff:
     """The price that a row gives; where it gives none, what the price book says of the URL; else null."""
     if row.price == "unknown":
         return None
     if isinstance(row.price, PriceRow):
         stated = {name: each for name, each in msgspec.structs.asdict(row.price).items() if each is not None}
         return Price.per_million(**stated)
-    if url is None or row.model is None or urlsplit(url).hostname in HERE:
+    if url is None or row.model is None:
         return None
-    from dutchdoor.ledger.price_book import find_price  # reads a table that local targets do not need
-
-    return find_price(url, row.model, datetime.datetime.now(datetime.UTC))
+    try:
+        return look_up(url, row.model)
+    except MissingExtraError as error:  # without the book it is unknown, as for whom the book does not know
+        log.write(log.faults, logging.WARNING, "price", model=row.model, message=error.message)
+        return None
 
 
 def _without(plan: RoutePlan, opened: Mapping[str, Opened]) -> RoutePlan | None:
@@ -222,7 +229,7 @@ def _without(plan: RoutePlan, opened: Mapping[str, Opened]) -> RoutePlan | None:
 
 def _route(plan: RoutePlan, opened: Mapping[str, Opened]) -> Route:
     first = opened[plan.to[0]].target
-    price = first.price  # what is billed, which for a member may be its family's price
+    price = price_now(first.price)  # what is billed, which for a member may be its family's price
     context = first.engine.info.context_length if isinstance(first, EngineTarget) else None
     return Route(
         model=plan.model,

@@ -18,6 +18,7 @@ from dutchdoor.core import DutchdoorError, digest_file
 from dutchdoor.gateway import log
 from dutchdoor.gateway.routing.opening import Built
 from dutchdoor.gateway.routing.route import Route
+from dutchdoor.gateway.routing.status import Status
 from dutchdoor.gateway.targets.interface import Target
 
 POLL_S = 0.1  # between two looks at the file: a stat costs some microseconds
@@ -42,16 +43,6 @@ class Swaps(Protocol):
     def swap(self, routes: Mapping[str, Route], retired: Iterable[Target]) -> None:
         """Route by these from the next request on; close the retired when their requests have ended."""
         ...
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a serving process says of its routes after each attempt to load them."""
-
-    pid: int
-    routes: str  # the absolute path of the file
-    digest: str | None  # of the bytes that were read last, whether they were taken or refused
-    error: str | None
-    base_url: str | None
 
 
 class Reloader:

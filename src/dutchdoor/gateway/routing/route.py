@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -10,6 +11,7 @@ from dutchdoor.family import manifest
 from dutchdoor.gateway.call import Call
 from dutchdoor.gateway.errors import ApiError
 from dutchdoor.gateway.targets.interface import Target
+from dutchdoor.gateway.tariff import price_for
 from dutchdoor.ledger.keys import Key
 from dutchdoor.ledger.prices import Price
 
@@ -24,6 +26,13 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int | None = None  # tokens
     parameters: int | None = None
     price: dict[str, float] | None = None
+
+
+class Offer(NamedTuple):
+    """A target that can do what is asked, and what it charges for that; null: unknown."""
+
+    target: Target
+    price: Price | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +67,14 @@ class Route:
                     break
         return (*ordered, *(target for target, weight in weighed if not weight))
 
-    def able(self, call: Call, key: Key) -> list[Target]:
+    def able(self, call: Call, key: Key) -> list[Offer]:
         """The targets that can do what is asked at a price that may be charged; raises ApiError where there
         is none.
 
         An unknown price is never taken for 0: it is refused unless the route allows it, and always for a
         key with a budget, which could not be held.
         """
-        able: list[Target] = []
+        able: list[Offer] = []
         refusal: ApiError | None = None
         for target in self.order():
             try:
@@ -73,10 +82,11 @@ class Route:
             except ApiError as error:
                 refusal = refusal or error
                 continue
-            if target.price is None and (not self.unpriced or key.budget is not None):
+            price = price_for(target.price, call)
+            if price is None and (not self.unpriced or key.budget is not None):
                 refusal = refusal or _unpriced(self.model)
                 continue
-            able.append(target)
+            able.append(Offer(target, price))
         if not able:
             assert refusal is not None
             raise refusal
@@ -88,9 +98,9 @@ def price_of(stated: manifest.Price | None) -> Price | None:
     return None if stated is None else Price.per_million(stated.input, stated.output)
 
 
-def worst_case(targets: list[Target], call: Call) -> int:
-    """Nano-dollars of the dearest target for the most tokens that the request can come to there."""
-    return max(0 if each.price is None else each.price.cost(*each.bound(call)) for each in targets)
+def worst_case(offers: list[Offer], call: Call) -> int:
+    """Nano-dollars of the dearest target for the most that the request can come to there."""
+    return max(0 if price is None else price.worst(*target.bound(call)) for target, price in offers)
 
 
 def _unpriced(model: str) -> ApiError:

@@ -18,8 +18,7 @@ import msgspec
 from dutchdoor.core import DocumentError, DutchdoorError, EngineError, digest_bytes
 from dutchdoor.gateway.routing import edit
 from dutchdoor.gateway.routing.file import LoadedRoutes, load_routes
-from dutchdoor.gateway.routing.reload import Status
-from dutchdoor.ledger import runs
+from dutchdoor.gateway.routing.status import serves, statuses
 
 POLL_S = 0.05  # between two looks at what the workers say
 
@@ -104,20 +103,6 @@ async def swap_route(
 
 class RefusedError(EngineError):
     """A worker cannot use the new file."""
-
-
-def serves(status: Status, path: Path) -> bool:
-    """Whether a process serves this file."""
-    return Path(status.routes).resolve() == path.resolve()
-
-
-def statuses(serving: Path) -> list[Status]:
-    """What the living processes of a data folder last said; one that said nothing yet is left out."""
-    found = []
-    for said in runs.living(serving) if serving.is_dir() else ():
-        with contextlib.suppress(msgspec.DecodeError):
-            found.append(msgspec.json.decode(said, type=Status))
-    return found
 
 
 def _set(path: Path, name: str, to: To, new: bool) -> Change:

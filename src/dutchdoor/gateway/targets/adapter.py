@@ -25,9 +25,9 @@ from dutchdoor.gateway.targets.adapter_library import (
 )
 from dutchdoor.gateway.targets.engine_chat import event, head
 from dutchdoor.gateway.targets.http import IDLE_S, LAST_WORDS_S
-from dutchdoor.gateway.targets.interface import DEFAULT_CAP, DONE, Headers, Outlet, Stream, Whole
+from dutchdoor.gateway.targets.interface import DONE, Headers, Outlet, Stream, Whole
 from dutchdoor.gateway.targets.private import hider
-from dutchdoor.ledger.prices import Price
+from dutchdoor.gateway.tariff import Tariff
 
 SAID = ("content", "reasoning", "refusal")  # the texts of a delta
 
@@ -43,7 +43,7 @@ class AdapterTarget:
         name: str,
         provider: Provider,
         model: str,
-        price: Price | None,
+        price: Tariff,
         *,
         key: str,
         can: contract.Abilities | None = None,
@@ -71,7 +71,7 @@ class AdapterTarget:
         read(call, self._kind, self._who)
 
     def bound(self, call: Call) -> tuple[int, int]:
-        return call.input_bound, (call.asked.cap or DEFAULT_CAP) * call.asked.choices
+        return call.input_bound, call.cap * call.asked.choices
 
     async def answer(self, call: Call) -> Whole | Stream:
         arguments = read(call, self._kind, self._who)

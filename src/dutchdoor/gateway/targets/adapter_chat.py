@@ -15,7 +15,6 @@ import msgspec
 from dutchdoor.gateway.call import Call
 from dutchdoor.gateway.dialects.reading import UNREADABLE, invalid, unreadable
 from dutchdoor.gateway.errors import bad_parameter, unsupported
-from dutchdoor.gateway.targets.interface import DEFAULT_CAP
 
 Provider = Literal["anthropic", "gemini"]
 
@@ -165,7 +164,7 @@ def read(call: Call, provider: Provider, who: str) -> dict[str, Any]:
     except UNREADABLE:
         raise unreadable() from None
     arguments["messages"] = _messages(body.messages, provider, who)
-    arguments["max_tokens"] = call.asked.cap or DEFAULT_CAP
+    arguments["max_tokens"] = call.cap
     _stream_options(arguments, body.stream_options, who)
     _tools(arguments, body, provider, who)
     _format(arguments, body.response_format, provider, who)

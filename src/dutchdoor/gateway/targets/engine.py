@@ -16,8 +16,8 @@ from dutchdoor.gateway.targets.engine_chat import (
     usage_event,
     whole,
 )
-from dutchdoor.gateway.targets.interface import DEFAULT_CAP, DONE, Headers, Outlet, Stream, Target, Whole
-from dutchdoor.ledger.prices import Price
+from dutchdoor.gateway.targets.interface import DONE, Headers, Outlet, Stream, Target, Whole
+from dutchdoor.gateway.tariff import Tariff
 
 PARALLEL = 8  # answers an engine works on at once
 
@@ -31,7 +31,7 @@ class EngineTarget:
         self,
         name: str,
         engine: Engine,
-        price: Price | None,
+        price: Tariff,
         *,
         own: int = 0,
         hide: Callable[[str], str] = str,
@@ -54,10 +54,7 @@ class EngineTarget:
 
     def _cap(self, call: Call) -> int:
         context = self.engine.info.context_length
-        wanted = call.asked.cap or DEFAULT_CAP
-        return (
-            wanted if context is None else min(wanted, context)
-        )  # an answer cannot be longer than the context
+        return call.cap if context is None else min(call.cap, context)  # an answer is never longer than it
 
     async def answer(self, call: Call) -> Whole | Stream:
         request = chat_request(_chat(call), self._cap(call))

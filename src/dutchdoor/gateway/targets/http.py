@@ -30,9 +30,9 @@ from dutchdoor.gateway.protocol.client import (
     UpstreamError,
     header_safe,
 )
-from dutchdoor.gateway.targets.interface import DEFAULT_CAP, DONE, Headers, Outlet, Stream, Whole
+from dutchdoor.gateway.targets.interface import DONE, Headers, Outlet, Stream, Whole
 from dutchdoor.gateway.targets.private import hider
-from dutchdoor.ledger.prices import Price
+from dutchdoor.gateway.tariff import Tariff
 
 END_S = 0.05  # the end of a body that follows `[DONE]`: waited for only so that the connection can be kept
 LAST_WORDS_S = 0.25  # how long the usage may still come when the client has left
@@ -63,7 +63,7 @@ class HttpTarget:
         name: str,
         url: str,
         model: str,
-        price: Price | None,
+        price: Tariff,
         *,
         key: str | None = None,
         can: contract.Abilities | None = None,
@@ -105,7 +105,7 @@ class HttpTarget:
         asked = call.asked
         if asked.operation == "embeddings":
             return call.input_bound, 0
-        return call.input_bound + own, (asked.cap or DEFAULT_CAP) * asked.choices
+        return call.input_bound + own, call.cap * asked.choices
 
     def body(self, call: Call) -> bytes:
         """What is sent: every field's bytes as they came, but for the edits."""
@@ -114,14 +114,14 @@ class HttpTarget:
         fields["model"] = self._raw_model
         if asked.operation == "embeddings":
             return msgspec.json.encode(fields)
-        cap = msgspec.Raw(b"%d" % (asked.cap or DEFAULT_CAP))
+        cap = msgspec.Raw(b"%d" % call.cap)
         if asked.operation == "completions":
             fields["max_tokens"] = cap
         else:
             fields.pop("max_tokens", None)  # one that is not read there caps nothing
             fields.pop("max_completion_tokens", None)
             fields[self._cap_field] = cap
-        if asked.stream:
+        if asked.stream and (self._can is None or "stream_usage" not in self._can.lacks):
             stated = fields.get("stream_options")
             options = {} if stated is None or bytes(stated) == b"null" else read_fields(bytes(stated))
             options["include_usage"] = TRUE
@@ -234,7 +234,7 @@ class HttpStream:
                     write(events)
             except ValueError as error:
                 self._fault = error
-            if self._fault is not None or self._ended:
+            if self._ended or self._fault is not None:
                 answer.stop()  # an upstream may hold the connection open after the end marker
 
         out.on_pressure(answer.hold)

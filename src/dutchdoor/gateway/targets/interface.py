@@ -11,9 +11,8 @@ import msgspec
 
 from dutchdoor.engines.interface import Usage
 from dutchdoor.gateway.call import Call
-from dutchdoor.ledger.prices import Price
+from dutchdoor.gateway.tariff import Tariff
 
-DEFAULT_CAP = 1024  # output tokens, where neither the request nor the context says less
 DONE = b"data: [DONE]\n\n"
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -88,7 +87,7 @@ class Target(Protocol):
     """One place that serves a model. `family` is the one whose budget it draws on, if any."""
 
     name: str
-    price: Price | None  # null: unknown
+    price: Tariff  # null: unknown
     family: str | None
 
     def check(self, call: Call) -> None:
