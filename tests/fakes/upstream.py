@@ -6,12 +6,15 @@ tests that are not async.
 """
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
+import itertools
 import json
+import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 from aiohttp import web
@@ -34,7 +37,12 @@ class Reply:
     pause_s: float = 0.0  # before each event of a stream
     stall_after: int | None = None  # events after which a stream hangs until the client leaves
     drop_after: int | None = None  # events after which the connection is cut; 0: before any byte of the body
+    error_after: int | None = None  # events of a stream after which an error event comes, and the end
+    done: bool = True  # false: a stream ends without `[DONE]`
+    flood: int = 0  # bytes of text that a stream sends instead, in events of FLOOD bytes
     logprobs: bool = False
+    tools: Sequence[tuple[str, str]] = ()  # functions it calls instead of saying anything: name, arguments
+    cached_tokens: int = 0  # of its input
 
     @property
     def words(self) -> list[str]:
@@ -42,13 +50,16 @@ class Reply:
         return [part if index == 0 else " " + part for index, part in enumerate(parts)]
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         output = len(self.words) if self.output_tokens is None else self.output_tokens
-        return {
+        counts: dict[str, Any] = {
             "prompt_tokens": self.input_tokens,
             "completion_tokens": output,
             "total_tokens": self.input_tokens + output,
         }
+        if self.cached_tokens:
+            counts["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
+        return counts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +110,8 @@ class Upstream:
 
     async def start(self, port: int = 0) -> str:
         app = web.Application(client_max_size=1 << 28)
-        app.router.add_post("/v1/chat/completions", self._chat)
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+            app.router.add_post(path, self._post)
         app.router.add_get("/v1/models", self._models)
         # the handler is cancelled when its client leaves, as in real servers
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -136,7 +148,7 @@ class Upstream:
             return self.script(body)
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
-    async def _chat(self, request: web.Request) -> web.StreamResponse:
+    async def _post(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         body = json.loads(raw)
         self.requests.append(Received(path=request.path, headers=dict(request.headers), raw=raw, body=body))
@@ -161,7 +173,7 @@ class Upstream:
             await asyncio.sleep(3600)
         if reply.raw is not None:
             return web.Response(body=reply.raw, content_type="application/json", headers=reply.headers)
-        return web.json_response(_whole(body, reply), headers=reply.headers)
+        return web.json_response(WHOLE[request.path](body, reply), headers=reply.headers)
 
     async def _stream(self, request: web.Request, body: dict[str, Any], reply: Reply) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream", **reply.headers})
@@ -171,9 +183,12 @@ class Upstream:
             await response.write_eof()
             return response
         sent = 0
-        async for event in _events(body, reply):
+        async for event in _events(request.path, body, reply):
             if sent == reply.drop_after:
                 _cut(request)
+            if sent == reply.error_after:
+                await response.write(ERROR_EVENT)
+                break
             if sent == reply.stall_after:
                 await asyncio.sleep(3600)
             await response.write(event)
@@ -188,29 +203,96 @@ def _cut(request: web.Request) -> None:
     raise ConnectionResetError
 
 
-def _whole(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
-    choice: dict[str, Any] = {
-        "index": 0,
-        "message": {"role": "assistant", "content": reply.text},
-        "finish_reason": reply.finish_reason,
-        "logprobs": _logprobs(reply.words) if reply.logprobs else None,
-    }
+def _message(reply: Reply) -> dict[str, Any]:
+    if not reply.tools:
+        return {"role": "assistant", "content": reply.text}
+    return {"role": "assistant", "content": None, "tool_calls": _calls(reply)}
+
+
+def _calls(reply: Reply) -> list[dict[str, Any]]:
+    return [
+        {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for index, (name, arguments) in enumerate(reply.tools)
+    ]
+
+
+def _framed(kind: str, body: dict[str, Any], reply: Reply, choices: list[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "id": "chatcmpl-fake",
-        "object": "chat.completion",
+        "object": kind,
         "created": int(time.time()),
         "model": body.get("model"),
-        "choices": [choice],
+        "choices": choices,
     }
     if reply.usage:
         whole["usage"] = reply.counts
     return whole
 
 
-async def _events(body: dict[str, Any], reply: Reply) -> AsyncIterator[bytes]:
+def _whole_chat(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    choice: dict[str, Any] = {
+        "message": _message(reply),
+        "finish_reason": "tool_calls" if reply.tools else reply.finish_reason,
+        "logprobs": _logprobs(reply.words) if reply.logprobs else None,
+    }
+    choices = [{"index": index, **choice} for index in range(body.get("n") or 1)]
+    return _framed("chat.completion", body, reply, choices)
+
+
+def _whole_completion(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    choice = {"index": 0, "text": reply.text, "finish_reason": reply.finish_reason, "logprobs": None}
+    return _framed("text_completion", body, reply, [choice])
+
+
+def _embeddings(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    floats = [0.5, -0.25, 1.0]
+    packed = base64.b64encode(struct.pack("<3f", *floats)).decode()
+    vector = packed if body.get("encoding_format") == "base64" else floats
+    return {
+        "object": "list",
+        "model": body.get("model"),
+        "data": [{"object": "embedding", "index": i, "embedding": vector} for i in range(len(texts))],
+        "usage": {"prompt_tokens": reply.input_tokens, "total_tokens": reply.input_tokens},
+    }
+
+
+WHOLE = {
+    "/v1/chat/completions": _whole_chat,
+    "/v1/completions": _whole_completion,
+    "/v1/embeddings": _embeddings,
+}
+ERROR_EVENT = b'data: {"error": {"message": "it broke at http://127.0.0.1/ with sk-secret", "code": 500}}\n\n'
+FLOOD = 1 << 16
+
+
+def _deltas(path: str, reply: Reply) -> Iterator[dict[str, Any]]:
+    """What is different in the choice of each event."""
+    words: Iterable[str] = reply.words
+    if reply.flood:
+        words = itertools.repeat("x" * FLOOD, reply.flood // FLOOD)
+    if path == "/v1/completions":
+        yield from ({"text": word} for word in words)
+        return
+    if reply.tools:
+        for index, call in enumerate(_calls(reply)):
+            function = call["function"]
+            begun = {**call, "index": index, "function": {**function, "arguments": ""}}
+            yield {"delta": {"role": "assistant", "content": None, "tool_calls": [begun]}}
+            half = len(function["arguments"]) // 2
+            for part in (function["arguments"][:half], function["arguments"][half:]):
+                yield {"delta": {"tool_calls": [{"index": index, "function": {"arguments": part}}]}}
+        return
+    for index, word in enumerate(words):
+        delta = {"content": word} if index else {"role": "assistant", "content": word}
+        yield {"delta": delta, **({"logprobs": _logprobs([word])} if reply.logprobs else {})}
+
+
+async def _events(path: str, body: dict[str, Any], reply: Reply) -> AsyncIterator[bytes]:
+    chat = path == "/v1/chat/completions"
     head = {
         "id": "chatcmpl-fake",
-        "object": "chat.completion.chunk",
+        "object": "chat.completion.chunk" if chat else "text_completion",
         "created": 1,
         "model": body.get("model"),
     }
@@ -218,18 +300,19 @@ async def _events(body: dict[str, Any], reply: Reply) -> AsyncIterator[bytes]:
     def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + json.dumps({**head, "choices": choices, **more}).encode() + b"\n\n"
 
-    for index, word in enumerate(reply.words):
+    choices = range(body.get("n") or 1)
+    for delta in _deltas(path, reply):
         if reply.pause_s:
             await asyncio.sleep(reply.pause_s)
-        delta = {"content": word} if index else {"role": "assistant", "content": word}
-        choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": None}
-        if reply.logprobs:
-            choice["logprobs"] = _logprobs([word])
-        yield event([choice])
-    yield event([{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}])
+        for index in choices:
+            yield event([{"index": index, "finish_reason": None, **delta}])
+    finish = "tool_calls" if reply.tools else reply.finish_reason
+    for index in choices:
+        yield event([{"index": index, **({"delta": {}} if chat else {"text": ""}), "finish_reason": finish}])
     if reply.usage and (body.get("stream_options") or {}).get("include_usage"):
         yield event([], usage=reply.counts)
-    yield b"data: [DONE]\n\n"
+    if reply.done:
+        yield b"data: [DONE]\n\n"
 
 
 @contextlib.contextmanager

@@ -115,6 +115,8 @@ def test_whatever_a_client_received_in_full_is_in_the_ledger(tmp_path: Path) -> 
     spent, held = rows(tmp_path, "SELECT sum(spent), sum(held) FROM spend WHERE key IS NOT NULL")[0]
     charged = rows(tmp_path, "SELECT sum(nanodollars) FROM usage")[0][0]
     assert (spent, held) == (charged, 0)
-    assert rows(tmp_path, "SELECT count(*) FROM usage WHERE state = 'interrupted' AND nanodollars > 0") == [(0,)]
+    assert rows(tmp_path, "SELECT count(*) FROM usage WHERE state = 'interrupted' AND nanodollars > 0") == [
+        (0,)
+    ]
     per_request = rows(tmp_path, "SELECT DISTINCT nanodollars FROM usage WHERE state = 'finished'")
     assert per_request == [(7 * 1000 + 4 * 3000,)]

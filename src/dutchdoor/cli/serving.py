@@ -49,7 +49,7 @@ class Offered:
 class OpenServer:
     """A server that is not listening yet, and all that lives and ends with it."""
 
-    server: GatewayServer
+    server: GatewayServer[Gateway]
     gateway: Gateway
     reloader: Reloader
     upkeep: Upkeep

@@ -27,6 +27,7 @@ from dutchdoor.cli.options import (
 from dutchdoor.core import Exit
 
 if TYPE_CHECKING:
+    from dutchdoor.gateway.app import Gateway
     from dutchdoor.gateway.protocol.server import GatewayServer
     from dutchdoor.ledger.keys import NewKey
     from dutchdoor.release.up import Gap, Place, Release
@@ -179,7 +180,9 @@ def how_to_ask(base_url: str, key: "NewKey", model: str, question: str) -> Rende
     )
 
 
-async def _greet_all(server: "GatewayServer", key: "NewKey", question: str, console: Console) -> None:
+async def _greet_all(
+    server: "GatewayServer[Gateway]", key: "NewKey", question: str, console: Console
+) -> None:
     from dutchdoor.release.up import greet
 
     console.print(Text(f"asked over HTTP: {' '.join(question.split())}"))
@@ -190,7 +193,7 @@ async def _greet_all(server: "GatewayServer", key: "NewKey", question: str, cons
         console.print(Text(f"  {model}: {said}  ({tokens} tokens, {answer.total_s:.2f} s)"))
 
 
-async def _until_asked_to_stop(server: "GatewayServer") -> None:
+async def _until_asked_to_stop(server: "GatewayServer[Gateway]") -> None:
     stop = asyncio.Event()
 
     def asked() -> None:

@@ -63,11 +63,14 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens. `cached_tokens` are those of the input that the target had read before, which may cost less."""
+    """Tokens. Of the input, `cached_tokens` are those that the target had read before, which may cost less,
+    and `written_tokens` those that it keeps to read again, which may cost more.
+    """
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    written_tokens: int = 0
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):

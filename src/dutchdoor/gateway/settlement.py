@@ -72,6 +72,7 @@ class Settlement:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
+            written_tokens=usage.written_tokens,
             price=price,
         )
 

@@ -28,6 +28,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     input_tokens: int
     cached_tokens: int
+    written_tokens: int
     output_tokens: int
     nanodollars: int | None
     model: str
@@ -62,7 +63,7 @@ def read_page(db: Snapshot, after: Place, until: str = END_OF_TIME, *, size: int
     """The next events after a place and admitted before `until`, in the order of admission; none at the end."""
     rows = db.rows(
         "SELECT id, key, team, family, model, target, at, state, counted, input_tokens, cached_tokens,"
-        " output_tokens, nanodollars FROM usage"
+        " written_tokens, output_tokens, nanodollars FROM usage"
         " WHERE at >= ? AND at < ? AND (at > ? OR id > ?) ORDER BY at, id LIMIT ?",
         (after.time, until, after.time, after.id, size),
     )
@@ -110,6 +111,7 @@ def _event(row: Mapping[str, Any]) -> Event:
             tokens=row["input_tokens"] + row["output_tokens"],
             input_tokens=row["input_tokens"],
             cached_tokens=row["cached_tokens"],
+            written_tokens=row["written_tokens"],
             output_tokens=row["output_tokens"],
             nanodollars=row["nanodollars"],
             model=row["model"],

@@ -16,7 +16,7 @@ COPIES = (
     " json_array(json_array(key, period)) FROM old_reservations",
     "INSERT INTO prices SELECT id, target, json_object('input', input, 'output', output), 'stated', since"
     " FROM old_prices",
-    "INSERT INTO usage SELECT id, key, NULL, NULL, model, target, at, ended, state, counted, input_tokens, 0,"
+    "INSERT INTO usage SELECT id, key, NULL, NULL, model, target, at, ended, state, counted, input_tokens, 0, 0,"
     " output_tokens, reserved, price, nanodollars, alarm FROM old_usage",
 )
 

@@ -55,7 +55,8 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
 class Used(msgspec.Struct, frozen=True, kw_only=True):
     """What a request came to. `price` null: unknown, so what it cost is unknown too.
 
-    `cached_tokens` are a part of `input_tokens`. `family` is the one that served it; null for the first that
+    `cached_tokens` and `written_tokens` (read from the target's cache, and kept in it) are parts of
+    `input_tokens`. `family` is the one that served it; null for the first that
     it was admitted for.
     """
 
@@ -65,6 +66,7 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    written_tokens: int = 0
     price: Price | None = None
     family: str | None = None
 

@@ -43,7 +43,8 @@ CREATE TABLE usage (  -- in the order of admission, which is the order of the bi
   at TEXT NOT NULL, ended TEXT NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('finished', 'left', 'broken', 'failed', 'interrupted')),
   counted TEXT NOT NULL CHECK (counted IN ('reported', 'relayed', 'none')),
-  input_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+  written_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
   reserved INTEGER NOT NULL, price INTEGER, nanodollars INTEGER, alarm TEXT, PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 """

@@ -34,6 +34,7 @@ USAGE: Final[dict[str, Type]] = {
     "counted": "text",
     "input_tokens": "bigint",
     "cached_tokens": "bigint",
+    "written_tokens": "bigint",
     "output_tokens": "bigint",
     "reserved": "bigint",
     "price": "bigint",
@@ -159,12 +160,12 @@ def _usage(
     if used.price is not None:
         number = book.number(db, used.target, used.price, stamped)
     whose = (request, key, team, family, model, used.target, at, stamped, used.state, used.counted)
-    tokens = (used.input_tokens, used.cached_tokens, used.output_tokens)
+    tokens = (used.input_tokens, used.cached_tokens, used.written_tokens, used.output_tokens)
     return (*whose, *tokens, reserved, number, amount, alarm), Settled(nanodollars=amount, alarm=alarm)
 
 
 def _cost(price: Price, used: Used) -> int:
-    return price.cost(used.input_tokens, used.output_tokens, used.cached_tokens)
+    return price.cost(used.input_tokens, used.output_tokens, used.cached_tokens, used.written_tokens)
 
 
 def _family(account: str) -> str | None:

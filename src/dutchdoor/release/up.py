@@ -23,6 +23,7 @@ from dutchdoor.evidence.shelf import open_shelf
 from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
 from dutchdoor.evidence.store import EvidenceStore, Salts
 from dutchdoor.family.load import LoadedFamily, served_variant
+from dutchdoor.gateway.app import Gateway
 from dutchdoor.gateway.protocol.server import GatewayServer, listen
 from dutchdoor.gateway.routing.build import build_from_family
 from dutchdoor.gateway.routing.family import served_members
@@ -130,7 +131,7 @@ def compare_with_flagship(
 @asynccontextmanager
 async def serving(
     loaded: LoadedFamily, decision: Decision, place: Place
-) -> AsyncIterator[tuple[GatewayServer, NewKey]]:
+) -> AsyncIterator[tuple[GatewayServer[Gateway], NewKey]]:
     """The running server over the members whose API is open, with a fresh key for it."""
     if not served_members(loaded, decision):
         raise EngineError(

@@ -28,7 +28,7 @@ HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 class Desk:
     """A running gateway with a key."""
 
-    server: GatewayServer
+    server: GatewayServer[Gateway]
     ledger: Ledger
     key: str
     http: aiohttp.ClientSession
@@ -86,7 +86,9 @@ def route(*upstreams: Upstream, model: str = "m", **more: Any) -> Route:
 
     `unpriced`, `weights`, `retries` and `deadline_s` go to the route, the rest to the targets.
     """
-    routing = {name: more.pop(name) for name in ("unpriced", "weights", "retries", "deadline_s") if name in more}
+    routing = {
+        name: more.pop(name) for name in ("unpriced", "weights", "retries", "deadline_s") if name in more
+    }
     if "can" in more:
         more["can"] = stated(more["can"])
     price = more.pop("price", PRICE)

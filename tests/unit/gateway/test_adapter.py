@@ -15,13 +15,12 @@ import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from dutchdoor.core import MissingExtraError
-from dutchdoor.gateway.call import Asked, Call
+from dutchdoor.gateway.call import DEFAULT_CAP, Asked, Call
 from dutchdoor.gateway.contract import Abilities
 from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, UnableError
 from dutchdoor.gateway.targets import adapter_chat
 from dutchdoor.gateway.targets.adapter import AdapterStream, AdapterTarget
 from dutchdoor.gateway.targets.adapter_chat import Provider
-from dutchdoor.gateway.call import DEFAULT_CAP
 from dutchdoor.gateway.targets.interface import DONE, Whole
 from tests.fakes import anthropic_api, gemini_api
 from tests.fakes.anthropic_api import AnthropicApi

@@ -210,7 +210,9 @@ async def test_pieces_go_on_as_they_come_and_wait_while_they_are_held() -> None:
 
 
 async def test_a_pump_that_is_stopped_leaves_the_rest_for_who_asks() -> None:
-    async with upstream(says(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", b"ab", b"cd", pause_s=0.05)) as (
+    async with upstream(
+        says(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", b"ab", b"cd", pause_s=0.05)
+    ) as (
         origin,
         _,
     ):

@@ -101,7 +101,9 @@ async def test_pipelined_requests_are_answered_in_their_order_although_the_first
 
 
 async def test_a_request_may_come_in_single_bytes_and_in_chunks() -> None:
-    chunked = b"POST /p HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    chunked = (
+        b"POST /p HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    )
     async with opened(House()) as running, wired(running) as (reader, writer):
         for at in range(len(chunked)):
             writer.write(chunked[at : at + 1])
@@ -144,13 +146,21 @@ async def test_http_1_0_is_answered_without_chunks_and_closed() -> None:
         (b"GET / HTTP/1.1\r\nhost: h\r\n" + b"a: b\r\n" * 200 + b"\r\n", 431, b"headers_too_large"),
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: h\r\n\r\n", 414, b"url_too_long"),
         (b"GET / HTTP/1.1\r\nhost: h\r\na: " + b"b" * 70_000, 431, b"headers_too_large"),
-        (post(b"", f"x: {'y' * 10}").replace(b"content-length: 0", b"content-length: 40000000"), 413, b"body"),
+        (
+            post(b"", f"x: {'y' * 10}").replace(b"content-length: 0", b"content-length: 40000000"),
+            413,
+            b"body",
+        ),
         (
             b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             400,
             b"invalid_http",
         ),  # two lengths: what one reader takes for a body another takes for the next request
-        (b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd", 400, b"invalid"),
+        (
+            b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+            400,
+            b"invalid",
+        ),
         (b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: -1\r\n\r\n", 400, b"invalid_http"),
     ],
 )
@@ -316,7 +326,9 @@ def test_however_the_bytes_arrive_the_requests_are_the_same(bodies: list[bytes],
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.binary(max_size=300), st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nhost: h\r\n"]))
+@given(
+    st.binary(max_size=300), st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nhost: h\r\n"])
+)
 def test_no_bytes_make_the_server_stop(junk: bytes, start: bytes) -> None:
     async def main() -> None:
         async with opened(House(), drain_s=0) as running:

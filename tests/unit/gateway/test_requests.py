@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from dutchdoor.gateway.dialects.chat import ChatDialect
-from dutchdoor.gateway.dialects.reading import read_fields
-from dutchdoor.gateway.targets.engine_chat import chat_request, read_chat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dutchdoor.gateway.protocol import connection
+from dutchdoor.gateway.dialects.chat import ChatDialect
+from dutchdoor.gateway.dialects.reading import read_fields
 from dutchdoor.gateway.errors import ApiError
+from dutchdoor.gateway.protocol import connection
+from dutchdoor.gateway.targets.engine_chat import chat_request, read_chat
 from tests.fakes.upstream import Upstream
 from tests.unit.gateway.conftest import HELLO, Opener, route
 

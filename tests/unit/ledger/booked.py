@@ -22,6 +22,7 @@ REQUEST = {
     "counted": "reported",
     "input_tokens": 0,
     "cached_tokens": 0,
+    "written_tokens": 0,
     "output_tokens": 0,
     "reserved": 10**9,
     "price": None,

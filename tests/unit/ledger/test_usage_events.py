@@ -51,6 +51,7 @@ def test_an_event_is_a_cloud_event(books: Books) -> None:
             "tokens": 9,
             "input_tokens": 7,
             "cached_tokens": 3,
+            "written_tokens": 0,
             "output_tokens": 2,
             "nanodollars": 11,
             "model": "m",

@@ -36,6 +36,7 @@ Tokens = Annotated[
 
 class _Details(msgspec.Struct):
     cached_tokens: Tokens | None = None
+    cache_write_tokens: Tokens | None = None
 
 
 class _Counts(msgspec.Struct):
@@ -233,9 +234,10 @@ def _usage(parsed: _Event) -> Usage | None:
         return None
     if counts is None:
         return None
-    cached = counts.prompt_tokens_details.cached_tokens if counts.prompt_tokens_details else None
+    details = counts.prompt_tokens_details
     return Usage(
         input_tokens=counts.prompt_tokens,
         output_tokens=counts.completion_tokens,
-        cached_tokens=min(cached or 0, counts.prompt_tokens),
+        cached_tokens=0 if details is None else details.cached_tokens or 0,
+        written_tokens=0 if details is None else details.cache_write_tokens or 0,
     )

@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 from email.utils import formatdate
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from dutchdoor.core import DutchdoorError, EngineError
 from dutchdoor.gateway.protocol.connection import Connection, Handler
@@ -26,12 +26,15 @@ class Service(Handler, Protocol):
     async def close(self) -> None: ...
 
 
-class GatewayServer:
+S = TypeVar("S", bound=Service)
+
+
+class GatewayServer(Generic[S]):
     """`base_url = await server.start()` … `await server.stop()`; port 0 takes a free one."""
 
     def __init__(
         self,
-        app: Service,
+        app: S,
         host: str = "127.0.0.1",
         port: int = 8080,
         *,

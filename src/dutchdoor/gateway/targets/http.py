@@ -202,7 +202,7 @@ class HttpStream:
 
     async def begin(self) -> "HttpStream":
         """Wait for the first event; anything else than events is no answer."""
-        while not (self._first or self._ended):
+        while not (self._first or self._ended()):
             piece = await self._answer.piece()
             if not piece:
                 self._first = self._events.close()
@@ -216,7 +216,7 @@ class HttpStream:
 
     async def relay(self, out: Outlet) -> None:
         out.write(self._first)
-        if not self._ended:
+        if not self._ended():
             await self._pump(out)
         if rest := self._events.close():
             out.write(rest)
@@ -234,7 +234,7 @@ class HttpStream:
                     write(events)
             except ValueError as error:
                 self._fault = error
-            if self._ended or self._fault is not None:
+            if self._ended() or self._fault is not None:
                 answer.stop()  # an upstream may hold the connection open after the end marker
 
         out.on_pressure(answer.hold)
@@ -245,7 +245,6 @@ class HttpStream:
         if self._fault is not None:
             raise BrokenStreamError(str(self._fault)) from self._fault
 
-    @property
     def _ended(self) -> bool:
         return bool(self._events.tail) or self._events.failed
 
@@ -260,11 +259,11 @@ class HttpStream:
 
     async def last_words(self) -> None:
         """Read on for a moment: an upstream that is nearly done tells what it counted."""
-        if self._ended:
+        if self._ended():
             return
         with contextlib.suppress(TimeoutError, UpstreamError, ValueError):
             async with asyncio.timeout(LAST_WORDS_S):
-                while not self._ended and (piece := await self._answer.piece()):
+                while not self._ended() and (piece := await self._answer.piece()):
                     counted = self._events.relayed
                     self._events.feed(piece)
                     self._events.relayed = counted  # nobody got it
