@@ -15,8 +15,9 @@ import numpy as np
 
 from dutchdoor.core import MissingExtraError, WeightsError
 from dutchdoor.engines.chat_format import read_json
-from dutchdoor.engines.gguf_shapes import Config, Facts, NotTakenError, Shape, shape_of
+from dutchdoor.engines.gguf_shapes import Config, Facts, Shape, shape_of
 from dutchdoor.engines.gguf_vocab import Vocabulary, vocabulary
+from dutchdoor.engines.interface import NotTakenError
 from dutchdoor.engines.tensors import Array, Stored, read_tensors
 
 MOST_F32_BYTES = 2 << 30  # up to half a billion parameters are held in f32: docs/adr/030-embedded-engine.md

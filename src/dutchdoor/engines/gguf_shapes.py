@@ -14,14 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dutchdoor.engines.interface import NotTakenError
+
 F32 = NDArray[np.float32]
 Config = Mapping[str, Any]
-
-
-class NotTakenError(Exception):
-    """Why the fast engine cannot take a model, in words. Never shown as an error: it becomes
-    `EngineInfo.because`.
-    """
 
 
 class Facts(msgspec.Struct, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from dutchdoor.engines.gguf_shapes import NotTakenError
+from dutchdoor.engines.interface import NotTakenError
 from dutchdoor.engines.words import SIGN_OF_BYTE, decoder_kind, token_bytes
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # gguf.TokenType

@@ -33,6 +33,12 @@ class Overloaded(Unreachable):
         self.retry_after_s = retry_after_s
 
 
+class NotTakenError(Exception):
+    """Why the fast engine cannot take a model, in words. Never shown as an error: it becomes
+    `EngineInfo.because`.
+    """
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["system", "user", "assistant"]
     content: str

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dutchdoor.core import EngineError, UsageError, WeightsError, digest_value
-from dutchdoor.engines.gguf_shapes import NotTakenError
-from dutchdoor.engines.interface import Engine
+from dutchdoor.engines.interface import Engine, NotTakenError
 from dutchdoor.family.gguf_header import read_gguf
 from dutchdoor.family.weights import variant_digest
 

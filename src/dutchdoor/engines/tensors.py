@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dutchdoor.core import WeightsError
-from dutchdoor.engines.gguf_shapes import NotTakenError
+from dutchdoor.engines.interface import NotTakenError
 from dutchdoor.family.weights import TensorSpan, tensors, variant_files
 
 Array = NDArray[Any]

@@ -158,10 +158,9 @@ class Office:
     @property
     def operation(self) -> Operation:
         """Raises ApiError 409 where nobody has said how this gateway is run."""
-        found: Operation | None = getattr(self._gateway, "operation", None)
-        if found is None:
+        if self._gateway.operation is None:
             raise _conflict("This server was not started in a way that allows this.")
-        return found
+        return self._gateway.operation
 
     def guarded(self, answer: Answer) -> Answer:
         """The same for admins only."""

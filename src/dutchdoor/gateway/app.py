@@ -17,6 +17,7 @@ from dutchdoor.gateway.errors import ApiError
 from dutchdoor.gateway.exchange import Exchange
 from dutchdoor.gateway.limits.interface import Limits
 from dutchdoor.gateway.limits.memory import MemoryLimits
+from dutchdoor.gateway.operation import Operation
 from dutchdoor.gateway.protocol.asgi import App, run_app
 from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
 from dutchdoor.gateway.record import Observer
@@ -62,6 +63,7 @@ class Gateway:
         self.limits = limits or MemoryLimits()
         self.observers: list[Observer] = [log.RequestLog(), *observers]
         self.unbooked = Unbooked(ledger)
+        self.operation: Operation | None = None  # what an admin may ask of the process, if it says so
         self.ready = False
         self.draining = False
         self.closed = False

@@ -18,7 +18,6 @@ from dutchdoor.gateway.errors import (
     ApiError,
     BrokenStreamError,
     over_budget,
-    rate_limited,
     stopping,
     unknown_model,
     wrong_key,
@@ -91,6 +90,19 @@ class Exchange:
         id_ = self.id.encode()
         return ((b"x-request-id", id_), (b"request-id", id_))  # OpenAI's name and Anthropic's
 
+    @property
+    def _traceparent(self) -> str | None:
+        sent = self._request.header(b"traceparent")
+        return None if sent is None else sent.decode("latin-1")
+
+    @property
+    def _standing(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What a key with limits is told of them."""
+        key = self._key
+        if key is None or (key.rpm is None and key.tpm is None):
+            return ()
+        return self._gateway.limits.headers(key.id, key.rpm, key.tpm)
+
     # -- auth
 
     async def _authenticate(self) -> Key:
@@ -126,14 +138,15 @@ class Exchange:
     async def _limit(self, key: Key, call: Call) -> None:
         if key.rpm is None and key.tpm is None:
             return
-        self._reserved_tokens = call.input_guess + call.cap * call.asked.choices
+        if key.tpm is not None:
+            self._reserved_tokens = call.input_guess + call.cap * call.asked.choices
         try:
             waiting = self._gateway.limits.take(key.id, key.rpm, key.tpm, self._reserved_tokens)
             if waiting is not None:
                 await waiting
         except LimitError as error:
             self._reserved_tokens = 0
-            raise rate_limited(error.which, error.retry_after_s) from None
+            raise error.answer() from None
 
     async def _reserve(self, key: Key, call: Call, route: Route, offers: list[Offer]) -> None:
         first, price = offers[0]
@@ -148,6 +161,7 @@ class Exchange:
         try:
             await self._gateway.ledger.reserve(admission)
         except BudgetError as error:
+            self._give_back(key, self._reserved_tokens)
             raise over_budget(f"You exceeded your budget: {error.message}.") from error
         except KeyRefusedError as error:  # revoked or rotated since it was last read
             raise wrong_key() from error
@@ -155,6 +169,12 @@ class Exchange:
             nothing = Used(target=first.name, state="failed", counted="none", price=price)
             self._gateway.unbooked.add(self.id, nothing)
             raise
+
+    def _give_back(self, key: Key, tokens: int) -> None:
+        """Tokens of the key's minute that were counted and not used."""
+        if self._reserved_tokens and tokens > 0:
+            self._gateway.limits.give_back(key.id, tokens, time.monotonic() - self._began)
+        self._reserved_tokens = 0
 
     # -- answer
 
@@ -170,6 +190,7 @@ class Exchange:
                 *self._ids,
                 (b"x-dutchdoor-target", settlement.offer.target.name.encode()),
                 *reply.headers,
+                *self._standing,
             ]
             if isinstance(reply, Whole):
                 body = self._dialect.answer(call, reply.body)
@@ -235,7 +256,7 @@ class Exchange:
         if responder.started:  # a stream that is under way is ended by whoever began it
             responder.end()
             return
-        headers = [JSON, *self._ids, *error.headers]
+        headers = [JSON, *self._ids, *error.headers, *self._standing]
         responder.send(error.status, self._dialect.error(error), headers)
         call, key = self._call, self._key
         refused = Refused(
@@ -245,6 +266,7 @@ class Exchange:
             key=None if key is None else key.id,
             status=error.status,
             code=error.code,
+            traceparent=self._traceparent,
             at=self._at,
             total_s=time.monotonic() - self._began,
         )
@@ -254,9 +276,7 @@ class Exchange:
     def _done(self, call: Call, used: Used, settlement: Settlement) -> None:
         assert self._key is not None
         settled = settlement.settled
-        if self._reserved_tokens:
-            unused = self._reserved_tokens - used.input_tokens - used.output_tokens
-            self._gateway.limits.give_back(self._key.id, max(0, unused))
+        self._give_back(self._key, self._reserved_tokens - used.input_tokens - used.output_tokens)
         done = Done(
             id=self.id,
             key=self._key.id,
@@ -272,6 +292,7 @@ class Exchange:
             nanodollars=None if settled is None else settled.nanodollars,
             alarm=None if settled is None else settled.alarm,
             tries=self._tries,
+            traceparent=self._traceparent,
             at=self._at,
             admitted_s=self._admitted_s,
             first_s=self._first_s,

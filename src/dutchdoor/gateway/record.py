@@ -28,6 +28,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     nanodollars: int | None = None
     alarm: str | None = None
     tries: int = 1  # targets asked, again or one after the other
+    traceparent: str | None = None  # of the caller's trace (W3C Trace Context)
     at: float
     admitted_s: float = 0.0  # until its worst case was reserved
     first_s: float | None = None  # until the first byte went to the client
@@ -43,6 +44,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     status: int
     code: str | None = None
+    traceparent: str | None = None
     at: float
     total_s: float
 

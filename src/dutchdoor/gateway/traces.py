@@ -124,7 +124,7 @@ class Traces:
 
     def _span(self, name: str, told: Done | Refused, attributes: dict[str, Any], failed: str | None) -> None:
         trace = self._trace
-        came_with = getattr(told, "traceparent", None)
+        came_with = told.traceparent
         parent = self._propagator.extract({"traceparent": came_with}) if came_with else None
         start = int(told.at * NANO)
         span = self._tracer.start_span(

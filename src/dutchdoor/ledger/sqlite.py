@@ -32,7 +32,11 @@ class Sqlite:
         """Open a ledger's file, making an empty one, readable by its owner only, where there is none."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            # Only a new file may be opened here: closing any descriptor of a file drops every lock that this
+            # process has on it, SQLite's own too, and the next one to leave would take the log away with it.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            pass
         except OSError as error:
             raise LedgerError(
                 f"{path} cannot be written: {error.strerror}", hint="use another --data"

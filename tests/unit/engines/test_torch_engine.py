@@ -104,7 +104,7 @@ async def test_a_setting_that_llama_cpp_computes_otherwise_is_not_taken(
     models: Models, tmp_path: Path, change: dict[str, object], said: str
 ) -> None:
     from dutchdoor.engines.gguf_convert import convert
-    from dutchdoor.engines.gguf_shapes import NotTakenError
+    from dutchdoor.engines.interface import NotTakenError
 
     folder = shutil.copytree(models("llama"), tmp_path / "changed")
     config = json.loads((folder / "config.json").read_text())

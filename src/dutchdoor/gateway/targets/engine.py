@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from dutchdoor.core import DutchdoorError, EngineError, UsageError
 from dutchdoor.engines.interface import ChatRequest, Chunk, Engine, TokenLogprob, Usage
+from dutchdoor.gateway import contract
 from dutchdoor.gateway.call import Call
 from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, UnableError
 from dutchdoor.gateway.targets.engine_chat import (
@@ -45,6 +46,7 @@ class EngineTarget:
         self._hide = hide
 
     def check(self, call: Call) -> None:
+        contract.check(contract.ENGINE, call, f"'{call.asked.model}'")
         chat_request(_chat(call), 1)
 
     def bound(self, call: Call) -> tuple[int, int]:
@@ -157,11 +159,7 @@ class EngineStream:
 
 def _chat(call: Call) -> ChatBody:
     """The body as engines of our own read it; raises ApiError 400."""
-    who = f"'{call.asked.model}'"
-    if call.asked.operation != "chat":
-        message = f"{who} answers chats only, no {call.asked.operation}."
-        raise ApiError(400, message, code="unsupported_operation", param="model")
-    return read_chat(call.asked.body, who)
+    return read_chat(call.asked.body, f"'{call.asked.model}'")
 
 
 def engine_notes(targets: Iterable[Target]) -> list[str]:

@@ -7,7 +7,6 @@ upstream's key and address never come back.
 
 import asyncio
 import contextlib
-import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +20,7 @@ from dutchdoor.gateway import contract
 from dutchdoor.gateway.call import Call, Operation
 from dutchdoor.gateway.dialects.reading import read_fields
 from dutchdoor.gateway.dialects.sse import EventStream, bytes_said, read_answer
-from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError
+from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, UnableError
 from dutchdoor.gateway.protocol.client import (
     Answer,
     CannotConnectError,
@@ -171,7 +170,9 @@ class HttpTarget:
         if status not in BAD_REQUEST:
             told = 429 if status == 429 else 502
             raise TargetError(f"status {status}", status=told, headers=headers, again=status in NOT_DONE)
-        raise _their_error(status, await answer.read(LARGEST_ERROR), self._hide)
+        refusal = _their_error(status, await answer.read(LARGEST_ERROR), self._hide)
+        # a longer context may be next
+        raise UnableError(refusal) if refusal.code == "context_length_exceeded" else refusal
 
     async def close(self) -> None:
         self._origin.close()
@@ -293,18 +294,6 @@ def _head(url: str, path: str, key: str | None) -> bytes:
 def _failed(error: UpstreamError) -> TargetError:
     status = {CannotConnectError: 503, SilentError: 504}.get(type(error), 502)
     return TargetError(str(error), status=status, again=isinstance(error, CannotConnectError))
-
-
-def key_from(variable: str | None, who: str) -> str | None:
-    """The key that an environment variable holds; raises EngineError where it is named and empty."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise EngineError(
-            f"{variable} is not set, and {who} needs the key in it", hint=f"export {variable}=…"
-        )
-    return key
 
 
 class _TheirError(msgspec.Struct):
