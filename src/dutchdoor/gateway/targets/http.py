@@ -238,6 +238,7 @@ class HttpStream:
             if self._ended() or self._fault is not None:
                 answer.stop()  # an upstream may hold the connection open after the end marker
 
+        answer.hold(False)  # what was read ahead may have been much; nobody else lets it go on
         out.on_pressure(answer.hold)
         try:
             await answer.pump(take)
