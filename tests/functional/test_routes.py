@@ -125,11 +125,11 @@ def test_targets_are_asked_and_what_they_can_is_written(place: Path, upstream: U
     assert done.returncode == 0, done.stderr
     assert "asking local: at most 15 requests of 8 tokens" in done.stderr and len(upstream.requests) <= 15
     lines = {line.split()[1]: line for line in done.stdout.splitlines()}
-    assert "cannot" in lines["tools"] and " can " in lines["logprobs"] and "cannot" in lines["n"]
+    assert "cannot" in lines["tools"] and " can " in lines["logprobs"] and " can " in lines["n"]
     after = (place / "routes.yaml").read_text()
     start = text.index("1.50}}") + len("1.50}")
     assert after.startswith(
-        text[:start] + ", can: {tools: false, json_schema: false, logprobs: true, n: false,"
+        text[:start] + ", can: {tools: false, json_schema: false, logprobs: true, n: true,"
     )
     assert after.endswith(text[start:])
     again = run("targets", "probe", "routes.yaml", "local", "--format", "json", cwd=place)

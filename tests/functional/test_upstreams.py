@@ -21,7 +21,7 @@ from tests.functional.server import Serving, serving
 
 HI = [{"role": "user", "content": "hi"}]
 MIB = 1 << 20
-Script = Reply | Sequence[Reply] | Callable[[dict[str, Any]], Reply]
+Script = Reply | Sequence[Reply] | Callable[[dict[str, Any]], Reply] | str  # the last is a URL
 
 
 class Got:
@@ -116,12 +116,13 @@ async def standing(
     async with contextlib.AsyncExitStack() as stack:
         rows, ups = [], []
         for name, script in zip("abcdefghijklmnop", scripts, strict=False):
-            if callable(script):
-                up = Upstream(script=script)
-            else:
-                up = Upstream(*([script] if isinstance(script, Reply) else script))
-            ups.append(await stack.enter_async_context(up))
-            rows.append(f'  {name}: {{url: "{up.url}", model: m, price: {{input: 1, output: 3}}, {target}}}')
+            url = script
+            if not isinstance(url, str):
+                several = [script] if isinstance(script, Reply) else script
+                up = Upstream(script=script) if callable(script) else Upstream(*several)
+                ups.append(await stack.enter_async_context(up))
+                url = up.url
+            rows.append(f'  {name}: {{url: "{url}", model: m, price: {{input: 1, output: 3}}, {target}}}')
         lines = ["kind: dutchdoor/routes@1", "targets:", *rows, "routes:"]
         lines += [f"  {line.strip()}" for line in routes.splitlines()]
         (folder / "routes.yaml").write_text("\n".join(lines) + "\n")
@@ -208,6 +209,48 @@ async def test_a_stream_that_goes_wrong(tmp_path: Path) -> None:
         assert place.ups[0].left >= 3  # those that stalled were stopped
 
 
+END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\n'
+
+
+async def test_a_stream_that_ends_in_its_own_way_is_still_whole(tmp_path: Path) -> None:
+    """No end marker, no last line break, all in one piece, other line breaks, comments, silence after the end."""
+    whole = WORD + END + USAGE
+    ways: dict[str, list[bytes]] = {
+        "no marker": [WORD, END, USAGE],
+        "no marker, one piece": [whole],
+        "marker without a line break": [whole + b"data: [DONE]"],
+        "last event without a line break": [whole.rstrip()],
+        "half of a line break": [whole[:-1]],
+        "carriage returns": [whole.replace(b"\n", b"\r\n") + b"data: [DONE]\r\n\r\n"],
+        "byte by byte": [b"%c" % each for each in whole + b"data: [DONE]\n\n"],
+        "comments": [b": thinking\n\n", b": still\n\n" + whole, b": done\n\ndata: [DONE]\n\n"],
+        "more after the end": [whole + b"data: [DONE]\n\n" + WORD],
+    }
+    async with standing(
+        tmp_path, lambda body: Reply(parts=ways[said(body)], pause_s=0.001), routes="m: {to: [a], retries: 0}"
+    ) as place:
+        for name in ways:
+            for path in ("/chat/completions", "/messages", "/responses"):
+                fields: dict[str, Any] = {"messages": turn(name), "stream": True}
+                if path == "/responses":
+                    fields = {"input": name, "stream": True, "messages": None}
+                if path == "/messages":
+                    fields["max_tokens"] = 50
+                got = await place.ask(path=path, **fields)
+                assert got.status == 200 and b"broke off" not in got.body, (name, path)
+                booked = place.booked(got.id)
+                assert (booked["state"], booked["counted"], booked["nanodollars"]) == (
+                    "finished",
+                    "reported",
+                    8000,
+                ), (name, path)
+                if path == "/chat/completions":
+                    body = got.body.replace(b"\r\n", b"\n").replace(b": thinking\n\n", b"")
+                    body = body.replace(b": still\n\n", b"").replace(b": done\n\n", b"")
+                    assert body == WORD + END + b"data: [DONE]\n\n", name
+
+
 async def test_a_whole_answer_that_goes_wrong(tmp_path: Path) -> None:
     bad = {
         "dies": Reply(drop_after=0),
@@ -250,6 +293,69 @@ async def test_the_deadline_of_a_route_holds_for_the_whole_and_for_a_stream(tmp_
         assert never.status == 504 and 0.7 < never.took_s < 2.5
         assert drip.status == 200 and b"stream_broken" in drip.body and 0.7 < drip.took_s < 2.5
         assert place.booked(drip.id)["state"] == "broken"
+
+
+ANSWER = (
+    b'{"choices":[{"index":0,"message":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}'
+)
+LENGTH = b"content-length: %d\r\n\r\n" % len(ANSWER)
+RAW: dict[str, list[bytes]] = {  # pieces with a pause between them, then the connection is closed
+    "http/1.0": [b"HTTP/1.0 200 OK\r\n\r\n" + ANSWER[:20], ANSWER[20:]],
+    "no length": [b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", ANSWER],
+    "kept, then closed": [b"HTTP/1.1 200 OK\r\n" + LENGTH + ANSWER],
+    "notices": [
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + LENGTH + ANSWER,
+    ],
+    "in drips": [
+        b"HT",
+        b"TP/1.1 200 O",
+        b"K\r\nX-A: b\r",
+        b"\n" + LENGTH[:5],
+        LENGTH[5:] + ANSWER[:1],
+        ANSWER[1:],
+    ],
+    "twice": [b"HTTP/1.1 200 OK\r\n" + LENGTH + ANSWER + b"HTTP/1.1 500 no\r\ncontent-length: 0\r\n\r\n"],
+    "chunked": [
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x;a=b\r\n%b\r\n" % (len(ANSWER), ANSWER),
+        b"0\r\ntrailer: a\r\n\r\n",
+    ],
+    "BAD: no http": [b"SSH-2.0-OpenSSH_9.6\r\n"],
+    "BAD: cut in the headers": [b"HTTP/1.1 200 OK\r\ncontent-le"],
+    "BAD: cut in the body": [b"HTTP/1.1 200 OK\r\n" + LENGTH + ANSWER[:-1]],
+    "BAD: cut in a chunk": [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\n" + ANSWER],
+    "BAD: cut between chunks": [
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(ANSWER), ANSWER)
+    ],
+    "BAD: no chunk": [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n" + ANSWER],
+    "BAD: headers without an end": [b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 10_000],
+    "BAD: closed": [],
+    "BAD: elsewhere": [b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/\r\ncontent-length: 0\r\n\r\n"],
+    "BAD: compressed": [b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n" + LENGTH + ANSWER],
+}
+
+
+async def test_whatever_http_an_upstream_speaks(tmp_path: Path) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+            body = json.loads(await reader.readexactly(int(length.partition(b":")[2])))
+            for piece in RAW[said(body)]:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+
+    raw = await asyncio.start_server(talk, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{raw.sockets[0].getsockname()[1]}/v1"
+    async with raw, standing(tmp_path, url, Reply(text="b"), routes="m: {to: [a, b], retries: 0}") as place:
+        for name in RAW:
+            for _ in range(2):  # the second time a kept connection may be gone
+                got = await place.ask(messages=turn(name))
+                assert (got.status, got.target) == (200, "b" if name.startswith("BAD") else "a"), name
+            assert got.target == "b" or got.body == ANSWER
+            await place.ask(messages=turn("http/1.0"))  # one that answers, for the breaker
 
 
 # -- what was used

@@ -108,11 +108,24 @@ def command(**options: Any) -> int:
     file: Path = options["file"]
     if not file.is_file():
         raise DocumentError(f"there is no file {file}", hint="name a family.yaml or a routes.yaml")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could be loaded again
+    _open_standard_files()
     options["data"] = data_folder(file, options["data"])
     settings = Settings(**options)
     if settings.workers > 1:
         return _supervise(settings)
     return run(_serve(settings, None))
+
+
+def _open_standard_files() -> None:
+    """Open what was closed of stdin, stdout and stderr: else the ledger's file or a socket would get its
+    number, and what is printed would be written there.
+    """
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(file, True)
+    os.close(file)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115, PTH123 - as long as the process
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115, PTH123
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:

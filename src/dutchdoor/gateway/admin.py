@@ -83,7 +83,9 @@ def admin_app(gateway: "Gateway", *, pages: App | None = None) -> App:
         DutchdoorError: _our_error,
         Exception: _fault,
     }
-    return Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # it would lead to whatever host the client names
+    return app
 
 
 class Desk:

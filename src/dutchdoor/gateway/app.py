@@ -25,6 +25,7 @@ from dutchdoor.gateway.routing.route import Route
 from dutchdoor.gateway.targets.health import Breaker, Tries
 from dutchdoor.gateway.targets.interface import Target
 from dutchdoor.gateway.unbooked import Unbooked
+from dutchdoor.ledger.keys import new_request
 from dutchdoor.ledger.store import Ledger
 
 MESSAGES = b"/v1/messages"
@@ -100,13 +101,12 @@ class Gateway:
         generation = self._generations[-1]
         generation.users += 1
         self.under_way += 1
-        self._quiet.clear()
         return generation
 
     def leave(self, generation: Generation) -> None:
         """A request has ended."""
         self.under_way -= 1
-        if not self.under_way:
+        if self.closed and not self.under_way:
             self._quiet.set()
         generation.users -= 1
         if not generation.users and generation is not self._generations[-1]:
@@ -169,21 +169,22 @@ class Gateway:
             responder.send(error.status, dialect.error(error), [JSON, *error.headers])
 
     async def _elsewhere(self, request: Request, responder: Responder) -> None:
+        ids = [(b"x-request-id", new_request().encode())]
         if self._off_path is None:
             from dutchdoor.gateway.admin import admin_app  # a framework that the hot path does not need
 
             self._off_path = admin_app(self, pages=self._pages)
         if request.path.startswith(MESSAGES):  # such as `count_tokens`: told as its client understands it
             error = ApiError(404, "There is no such path here.", code="unknown_url")
-            responder.send(404, DIALECTS[MESSAGES].error(error), [JSON])
+            responder.send(404, DIALECTS[MESSAGES].error(error), [JSON, *ids])
             return
         try:
-            await run_app(self._off_path, request, responder)
+            await run_app(self._off_path, request, responder, ids)
         except Exception:  # noqa: BLE001 - the edge: a fault of ours
             log.faults.exception('{"event": "fault"}')
             if not responder.started:
                 fault = ApiError(500, "A fault in the gateway.", type="server_error", code="fault")
-                responder.send(fault.status, fault.body(), [JSON])
+                responder.send(fault.status, fault.body(), [JSON, *ids])
 
     def refusal(self, request: Request | None, status: int, message: str, code: str) -> bytes:
         """An error of the protocol in the dialect of the path."""

@@ -32,6 +32,7 @@ class Asking:
         self._call = call
         self._route = route
         self._budget = budget
+        self._faulty: set[Target] = set()  # that have failed this request
         self.tries = 0
 
     async def first(self, offers: list[Offer]) -> tuple[Offer, Whole | Stream]:
@@ -90,9 +91,12 @@ class Asking:
         return answer
 
     def _failed(self, target: Target, breaker: Breaker, error: TargetError, began: float) -> None:
-        if isinstance(error, UnableError) or error.status < FAULTY:
+        # one request counts once, however often it tries: else one that always fails would shut the target
+        # out for everyone
+        if isinstance(error, UnableError) or error.status < FAULTY or target in self._faulty:
             breaker.gave_up()
         else:
+            self._faulty.add(target)
             breaker.failed(time.monotonic())
         self._tell(target, str(error), error.status, began)
         log.write(

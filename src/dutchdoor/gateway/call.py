@@ -78,4 +78,4 @@ class Call:
     @property
     def input_guess(self) -> int:
         """Input tokens, where the target never told; never above the bound."""
-        return -(-self.asked.said // BYTES_PER_TOKEN)
+        return min(-(-self.asked.said // BYTES_PER_TOKEN), self.input_bound)

@@ -11,7 +11,7 @@ import msgspec
 
 from dutchdoor.engines.providers import PROVIDERS, Provider, provider_of
 from dutchdoor.gateway.call import Call
-from dutchdoor.gateway.dialects.reading import UNREADABLE
+from dutchdoor.gateway.dialects.reading import UNREADABLE, searchable
 from dutchdoor.gateway.errors import ApiError, unsupported
 
 SIZES = ("context", "max_output")  # tokens; all other abilities are true or false
@@ -62,6 +62,29 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 UNKNOWN = Abilities()
+
+# What is reserved, and at which price, is read of these: no other spelling of one may reach a server. Go's JSON
+# takes names in any case, and two letters of Unicode for `k` and `s`.
+READ = frozenset(
+    {
+        *("model", "messages", "prompt", "input", "stream", "stream_options"),
+        *("max_tokens", "max_completion_tokens", "n", "best_of", "service_tier"),
+    }
+)
+INSTEAD = {  # fields that some servers take instead of what is reserved
+    "n_predict": "It would replace the cap on output tokens.",  # llama-server
+    "num_predict": "It would replace the cap on output tokens.",  # Ollama
+    "models": "It would replace the model.",  # OpenRouter
+    "chat_template": "It would write another prompt.",  # vLLM, and it may repeat what it likes
+    "fallbacks": "It would replace the model.",  # LiteLLM
+}
+DEARER = (
+    "web_search_options",
+    "plugins",
+    "audio",
+    "modalities",
+)  # asked for, they cost more than tokens of text
+NO = (b"null", b"false", b"[]", b'["text"]')  # `web_search_options: {}` is a search
 
 # What engines of our own do. Their own reading of a body refuses every field that is not theirs; this says it
 # before, so that a route can pass them over.
@@ -128,6 +151,33 @@ def check(can: Abilities, call: Call, who: str) -> None:
                 )
         elif (param := asks_for(name, call)) is not None:
             raise unsupported(param, who)
+
+
+def check_money(can: Abilities, call: Call, who: str, *, stated: bool) -> None:
+    """Raises ApiError 400 for a field with which a request would cost more than is reserved for it; one that a
+    target is declared to have is taken. `stated`: its price is the two or three rates that somebody wrote.
+    """
+    fields = call.fields
+    for name in fields:
+        if name in INSTEAD:
+            if can.says(name) is not True and _given(call, name):
+                raise _costly(name, who, INSTEAD[name])
+        elif name not in READ and name.casefold() in READ:
+            raise _costly(name, who, f"Write '{name.casefold()}'.")
+    if not stated:
+        return
+    for name in DEARER:
+        if name in fields and can.says(name) is not True and bytes(fields[name]) not in NO:
+            raise _costly(name, who, "Its price does not cover it.")
+    if "service_tier" in fields:
+        tier = searchable(bytes(fields["service_tier"]))
+        if tier == b'"priority"' and can.says("service_tier") is not True:
+            raise _costly("service_tier", who, "Its price does not cover 'priority'.")
+
+
+def _costly(name: str, who: str, why: str) -> ApiError:
+    message = f"Unsupported parameter: '{name}' is not supported by {who}. {why}"
+    return ApiError(400, message, code="unsupported_parameter", param=name)
 
 
 def asks_for(ability: str, call: Call) -> str | None:

@@ -25,12 +25,12 @@ from dutchdoor.gateway.errors import (
 from dutchdoor.gateway.limits.interface import LimitError
 from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
 from dutchdoor.gateway.record import Done, Refused
-from dutchdoor.gateway.routing.route import Offer, Route, worst_case
+from dutchdoor.gateway.routing.route import Offer, Route, unpriced_target, worst_case
 from dutchdoor.gateway.settlement import Settlement
 from dutchdoor.gateway.targets.interface import Stream, Whole
 from dutchdoor.gateway.translation import Translation
 from dutchdoor.ledger.keys import Key, new_request
-from dutchdoor.ledger.requests import Admission, BudgetError, KeyRefusedError, Used
+from dutchdoor.ledger.requests import Admission, BudgetError, KeyRefusedError, UnpricedError, Used
 
 if TYPE_CHECKING:
     from dutchdoor.gateway.app import Gateway
@@ -128,7 +128,7 @@ class Exchange:
             call.deadline = self._began + (route.deadline_s or DEADLINE_S)
             offers = route.able(call, key)
             await self._limit(key, call)
-            await self._reserve(key, call, route, offers)
+            offers = await self._reserve(key, call, route, offers)
             self._admitted_s = time.monotonic() - self._began
             asking = Asking(self._gateway, call, route, generation.tries[route.model])
             await self._answer(call, asking, offers)
@@ -148,7 +148,22 @@ class Exchange:
             self._reserved_tokens = 0
             raise error.answer() from None
 
-    async def _reserve(self, key: Key, call: Call, route: Route, offers: list[Offer]) -> None:
+    async def _reserve(self, key: Key, call: Call, route: Route, offers: list[Offer]) -> list[Offer]:
+        """Hold the worst case of the targets that may be asked, and return these: where a budget is held
+        against the request, of which the ledger knows more than the key, only those whose price is known.
+        """
+        try:
+            await self._hold(key, call, route, offers)
+        except UnpricedError:
+            priced = [offer for offer in offers if offer.price is not None]
+            if not priced:
+                self._give_back(key, self._reserved_tokens)
+                raise unpriced_target(route.model) from None
+            await self._hold(key, call, route, priced)
+            return priced
+        return offers
+
+    async def _hold(self, key: Key, call: Call, route: Route, offers: list[Offer]) -> None:
         first, price = offers[0]
         admission = Admission(
             id=self.id,
@@ -157,9 +172,12 @@ class Exchange:
             target=first.name,
             nanodollars=worst_case(offers, call),
             families=tuple({each.family: None for each, _ in offers if each.family is not None}),
+            unpriced=any(each is None for _, each in offers),
         )
         try:
             await self._gateway.ledger.reserve(admission)
+        except UnpricedError:
+            raise
         except BudgetError as error:
             self._give_back(key, self._reserved_tokens)
             raise over_budget(f"You exceeded your budget: {error.message}.") from error

@@ -121,7 +121,10 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
-        fields = msgspec.json.decode(text) if text.startswith("{") else {"event": text}
+        try:
+            fields = msgspec.json.decode(text) if text.startswith("{") else {"event": text}
+        except msgspec.DecodeError:  # such as a name with a quote in it
+            fields = {"event": text}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z"

@@ -6,6 +6,7 @@ goes on counting from its numbers.
 """
 
 import logging
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TOTAL_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 FIRST_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 NANO = 1e-9
+CODE = re.compile(r"[a-z0-9_]{0,40}")
+MOST_REFUSED = 200  # ways to be refused that are told apart
 
 Labels = tuple[str, ...]
 
@@ -102,8 +105,10 @@ class Metrics:
             counts.alarms[target,] = counts.alarms.get((target,), 0) + 1
 
     def refused(self, refused: Refused) -> None:
-        by = (refused.dialect, str(refused.status), refused.code or "")
-        self._counts.refused[by] = self._counts.refused.get(by, 0) + 1
+        counts, by = self._counts.refused, (refused.dialect, str(refused.status), refused.code or "")
+        if by not in counts and (len(counts) >= MOST_REFUSED or not CODE.fullmatch(by[2])):
+            by = (*by[:2], "other")  # the code of an upstream, which may say anything
+        counts[by] = counts.get(by, 0) + 1
 
     def tried(self, tried: Tried) -> None:
         # the words of a failure are for the log: as a label they would have no end

@@ -7,6 +7,7 @@ import datetime
 import msgspec
 
 from dutchdoor.gateway.call import Call
+from dutchdoor.gateway.dialects.reading import searchable
 from dutchdoor.ledger.price_book import Listing
 from dutchdoor.ledger.prices import Price
 
@@ -15,7 +16,7 @@ Tariff = Price | Listing | None
 # how a request shows that it uses what some prices do not cover; any of these in its body counts
 MARKS = {
     "input_image": (b'"image_url"', b'"input_image"'),
-    "input_audio": (b'"input_audio"',),
+    "input_audio": (b'"input_audio"', b'"audio_url"'),
     "input_video": (b'"video_url"', b'"input_video"'),
     "web_search": (b"web_search",),
     "file_search": (b"file_search",),
@@ -39,9 +40,10 @@ def _uses(name: str, call: Call) -> bool:
     if name == "output":
         return call.asked.operation != "embeddings"
     if name in MARKS:
-        return any(mark in call.asked.body for mark in MARKS[name])
+        shown = searchable(call.asked.body)
+        return any(mark in shown for mark in MARKS[name])
     field, equals, value = name.partition("=")
     if not equals:
         return True  # what cannot be told from a request may be in it
     raw = call.fields.get(field)
-    return raw is not None and bytes(raw) == msgspec.json.encode(value)
+    return raw is not None and searchable(bytes(raw)) == msgspec.json.encode(value).lower()

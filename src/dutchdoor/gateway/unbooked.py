@@ -57,14 +57,19 @@ class Unbooked:
         self._task = None
 
     async def _try(self) -> bool:
-        for request, used in list(self._owed.items()):
-            try:
-                settled = await self._ledger.settle(request, used)
-            except LedgerError:
-                return False
-            del self._owed[request]
-            if settled is not None:  # else it had been booked after all
-                log.write(log.faults, logging.WARNING, "booked-late", **_fields(request, used))
+        """Try all at once, so that they share a transaction and none stands in another's way."""
+        owed = list(self._owed.items())
+        tried = await asyncio.gather(*(self._settle(*each) for each in owed))
+        return all(tried)
+
+    async def _settle(self, request: str, used: Used) -> bool:
+        try:
+            settled = await self._ledger.settle(request, used)
+        except LedgerError:
+            return False
+        del self._owed[request]
+        if settled is not None:  # else it had been booked after all
+            log.write(log.faults, logging.WARNING, "booked-late", **_fields(request, used))
         return True
 
 

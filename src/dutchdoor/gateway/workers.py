@@ -283,8 +283,9 @@ class Supervisor:
         code = FAULT
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT):
+            for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGQUIT):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it has loaded what it is asked to load again
             signal.signal(
                 signal.SIGINT, signal.SIG_IGN
             )  # a terminal sends it to all; the supervisor heeds it
@@ -343,17 +344,25 @@ def numbers_folder(serving: Path) -> Iterator[Path]:
         with _locked(old) as free:
             if free:
                 shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=NUMBERS, dir=serving))
-    with _locked(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=NUMBERS, dir=serving))
+        with _locked(folder) as ours:
+            if not ours or not folder.exists():  # another server took it for one that was left behind
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True

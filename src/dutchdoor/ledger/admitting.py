@@ -12,7 +12,7 @@ import msgspec
 from dutchdoor.core import LedgerError
 from dutchdoor.ledger.database import Database, Type
 from dutchdoor.ledger.keys import Per, period_of, stamp
-from dutchdoor.ledger.requests import Admission, BudgetError, KeyRefusedError, Reservation
+from dutchdoor.ledger.requests import Admission, BudgetError, KeyRefusedError, Reservation, UnpricedError
 from dutchdoor.ledger.settling import ID
 from dutchdoor.ledger.spends import Spend, Spends
 
@@ -101,6 +101,10 @@ class Admitting:
             at = self._stamped if admission.at is None else stamp(admission.at)
             plan = self._plans[admission.key.id, admission.families, at]
             amount = admission.nanodollars
+            held = next((each for each in plan.accounts if each.budget is not None), None)
+            if admission.unpriced and held is not None:
+                outcomes.append(_unpriced(held.account))
+                continue
             full = next((each for each in plan.accounts if not each.holds(amount)), None)
             if full is not None:
                 outcomes.append(_full(full.account))
@@ -150,8 +154,17 @@ def _plan(
 
 
 def _full(account: str) -> BudgetError:
-    whose = KINDS.get(account.partition(":")[0], "this key") if ":" in account else "this key"
+    whose = _whose(account)
     return BudgetError(f"the budget of {whose} does not hold the worst case of this request", account=account)
+
+
+def _unpriced(account: str) -> UnpricedError:
+    whose = _whose(account)
+    return UnpricedError(f"the budget of {whose} cannot be held against an unknown price", account=account)
+
+
+def _whose(account: str) -> str:
+    return KINDS.get(account.partition(":")[0], "this key") if ":" in account else "this key"
 
 
 def _text(value: object) -> str:

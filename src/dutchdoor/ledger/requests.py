@@ -4,6 +4,7 @@ import datetime
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dutchdoor.core import LedgerError
 from dutchdoor.ledger.keys import Key
@@ -28,11 +29,16 @@ class BudgetError(LedgerError):
         self.account = account
 
 
+class UnpricedError(BudgetError):
+    """The request may be served at an unknown price, against which a budget cannot be held."""
+
+
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """A request that wants to be admitted, at its worst case in nano-dollars (0 where unpriced).
 
     `families` are the model families that may come to serve it: its worst case is held against the budgets of
-    all of them. `at` is when it came, null for now.
+    all of them. `unpriced`: some target may serve it at an unknown price, which no budget allows. `at` is when
+    it came, null for now.
     """
 
     id: str
@@ -41,6 +47,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     nanodollars: int
     families: tuple[str, ...] = ()
+    unpriced: bool = False
     at: datetime.datetime | None = None
 
 
@@ -56,8 +63,8 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     """What a request came to. `price` null: unknown, so what it cost is unknown too.
 
     `cached_tokens` and `written_tokens` (read from the target's cache, and kept in it) are parts of
-    `input_tokens`. `family` is the one that served it; null for the first that
-    it was admitted for.
+    `input_tokens`. `family` is the one that served it, null for none; unset for the first that it was admitted
+    for.
     """
 
     target: str
@@ -68,7 +75,7 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     written_tokens: int = 0
     price: Price | None = None
-    family: str | None = None
+    family: str | UnsetType | None = UNSET
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from dutchdoor.core import LedgerError
 from dutchdoor.ledger.database import Database, Type
@@ -96,7 +97,7 @@ def settle(
             ]
         for held_for, spend in holds:
             spend.released += reserved
-            if held_for is None or held_for == family:
+            if held_for is None or held_for == family:  # a family is charged for what it served itself
                 spend.charged += charged
         booked.append(usage)
         settled.append(outcome)
@@ -150,12 +151,12 @@ def _usage(
     if amount is not None and amount > reserved:
         alarm = f"usage came to {amount} nano-dollars, {reserved} were reserved and charged"
         amount = reserved
-    family = used.family
+    family = None if used.family is UNSET else used.family
     if families != "[]":
         admitted = _names.decode(families)
-        if family is None:
+        if used.family is UNSET:
             family = admitted[0]
-        elif family not in admitted:
+        elif family is not None and family not in admitted:
             alarm = f"served by family {family}, for which nothing was held" + (f"; {alarm}" if alarm else "")
     if used.price is not None:
         number = book.number(db, used.target, used.price, stamped)

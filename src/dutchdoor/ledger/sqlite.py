@@ -52,6 +52,8 @@ class Sqlite:
             raise LedgerError(
                 f"{path} cannot be used: {error}", hint="move it, or use another --data"
             ) from error
+        self._path = path.absolute()
+        self._file = self._there()
 
     def rows(self, sql: str, params: Sequence[object] = ()) -> list[Mapping[str, Any]]:
         cursor = self._connection.execute(sql, params)
@@ -96,7 +98,18 @@ class Sqlite:
         self._connection.execute("BEGIN")
 
     def commit(self) -> None:
+        # what is written into a file that has no name any more, or not this one, is on no disk for anyone
+        if self._there() != self._file:
+            raise sqlite3.OperationalError("its file was deleted, moved or replaced while it was open")
         self._connection.execute("COMMIT")
+
+    def _there(self) -> tuple[int, int] | None:
+        """What lies at the path; null: nothing."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def rollback(self) -> None:
         if self._connection.in_transaction:

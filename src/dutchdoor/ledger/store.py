@@ -88,6 +88,10 @@ class Ledger:
     @classmethod
     async def open_in(cls, data: Path, url: str | None = None) -> Self:
         """The ledger of a data folder: at a URL where one is given, else a file in it."""
+        if url and not is_url(url):  # it would be taken for a file, with a password in its name
+            raise LedgerError(
+                "the ledger's URL is none of PostgreSQL", hint="write it as postgresql://USER@HOST/DATABASE"
+            )
         return await asyncio.to_thread(cls, url or data / FILE, data / SERVING)
 
     async def close(self) -> None:

@@ -6,13 +6,30 @@ import msgspec
 
 from dutchdoor.gateway.call import Asked, Call
 from dutchdoor.gateway.dialects.interface import Translator
-from dutchdoor.gateway.dialects.reading import UNREADABLE, invalid, unreadable, within
+from dutchdoor.gateway.dialects.reading import UNREADABLE, invalid, searchable, unreadable, within
 from dutchdoor.gateway.errors import ApiError, bad_parameter, error_body
 
 MOST_TOKENS = 1 << 24  # more than any context; keeps every product of money inside a column
 MOST_CHOICES = 128
 # what shows a part of a message whose size the body does not tell; found by a byte search, counted at most
-OUTSIDE = (b'"image_url"', b'"file_id"')
+OUTSIDE = (
+    *(b'"image_url"', b'"video_url"', b'"audio_url"', b'"document_url"'),
+    *(
+        b'"file_id"',
+        b'"file_data"',
+        b'"file_url"',
+    ),  # of a file as it lies in the body: its pages are pictures
+)
+HINTS = (b"_url", b"_id", b"_data")  # what all of them hold, searched for first
+
+
+def outside(body: bytes) -> int:
+    """Parts of a chat's body whose size it does not tell."""
+    shown = searchable(body)
+    return sum(map(shown.count, OUTSIDE)) if any(hint in shown for hint in HINTS) else 0
+
+
+NOTHING = msgspec.Raw(b"")
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -29,6 +46,9 @@ class Envelope(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
+    best_of: int | None = None  # as of completions: some servers have it here too
+    tools: msgspec.Raw = NOTHING
+    functions: msgspec.Raw = NOTHING
 
     @property
     def cap(self) -> int | None:
@@ -61,10 +81,10 @@ class ChatDialect:
             stream=bool(envelope.stream),
             include_usage=options is not None and bool(options.include_usage),
             cap=envelope.cap,
-            choices=1 if envelope.n is None else envelope.n,
+            choices=max(envelope.n or 1, envelope.best_of or 1),
             prompts=len(envelope.messages),
-            said=sum(map(_length, envelope.messages)),
-            attachments=sum(map(body.count, OUTSIDE)) if b'_url"' in body or b'_id"' in body else 0,
+            said=sum(map(_length, (*envelope.messages, envelope.tools, envelope.functions))),
+            attachments=outside(body),
         )
 
     def error(self, error: ApiError) -> bytes:
@@ -104,6 +124,7 @@ def _check(envelope: Envelope) -> None:
         )
     if envelope.n is not None:
         within("n", envelope.n, 1, MOST_CHOICES)
+    within("best_of", envelope.best_of, 1, MOST_CHOICES)
     if envelope.stream_options is not None and not envelope.stream:
         raise bad_parameter(
             "stream_options", "The 'stream_options' parameter is only allowed when 'stream' is true."

@@ -3,6 +3,7 @@
 import msgspec
 
 from dutchdoor.gateway.call import Asked, Call
+from dutchdoor.gateway.dialects.chat import outside
 from dutchdoor.gateway.dialects.completions import Texts, count_texts
 from dutchdoor.gateway.dialects.interface import Translator
 from dutchdoor.gateway.dialects.naming import decoded, refuse
@@ -38,7 +39,13 @@ class EmbeddingsDialect:
             raise refuse("stream", WHO)
         prompts, said = count_texts("input", envelope.input)
         return Asked(
-            operation="embeddings", model=envelope.model, body=body, cap=0, prompts=prompts, said=said
+            operation="embeddings",
+            model=envelope.model,
+            body=body,
+            cap=0,
+            prompts=prompts,
+            said=said,
+            attachments=outside(body),  # some servers embed pictures of chat messages too
         )
 
     def error(self, error: ApiError) -> bytes:

@@ -151,7 +151,7 @@ def read_messages(raw: bytes) -> Asked:
         include_usage=bool(body.stream),
         cap=body.max_tokens,
         prompts=len(turns.messages),
-        said=turns.said,
+        said=turns.said + sum(len(bytes(tool)) for tool in body.tools or ()),
         attachments=turns.attachments,
         kept=Kept(
             stop_sequences=tuple(body.stop_sequences or ()),

@@ -1,5 +1,6 @@
 """What dialects share in reading a JSON body: errors in OpenAI's words, which name the parameter."""
 
+import contextlib
 import re
 
 import msgspec
@@ -9,6 +10,7 @@ from dutchdoor.gateway.errors import ApiError, bad_parameter, unsupported
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ESCAPED = re.compile(rb"\\u00[2-7]")  # an ASCII character that is written as its number
 
 
 def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
@@ -17,6 +19,16 @@ def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
         return _FIELDS.decode(body)
     except UNREADABLE:
         raise unreadable() from None
+
+
+def searchable(body: bytes) -> bytes:
+    """A readable body for searches of its bytes, in lower case: no name in it is hidden by being written in
+    escapes.
+    """
+    if b"\\u00" in body and _ESCAPED.search(body):
+        with contextlib.suppress(*UNREADABLE):  # who reads it later says so
+            body = msgspec.json.encode(msgspec.json.decode(body))
+    return body.lower()
 
 
 def within(name: str, value: float | None, least: float, most: float) -> None:

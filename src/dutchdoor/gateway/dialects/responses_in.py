@@ -165,7 +165,7 @@ def read_responses(raw: bytes) -> Asked:
         include_usage=bool(body.stream),
         cap=body.max_output_tokens,
         prompts=len(turns.messages),
-        said=turns.said,
+        said=turns.said + sum(len(bytes(tool)) for tool in body.tools or ()),
         attachments=turns.attachments,
         kept=Kept(_told(body, fields, tools)),
     )

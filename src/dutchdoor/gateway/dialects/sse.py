@@ -18,13 +18,17 @@ END = re.compile(rb"^data: ?\[DONE\]\s*$", re.MULTILINE)
 MARKER = b"[DONE]"
 BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
 HAS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+REASON = b'finish_reason"'
+UNFINISHED = b'finish_reason":null'
 FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 MAY_HAVE_FAILED = re.compile(rb'"error"\s*:(?!\s*null)|^event: ?error', re.MULTILINE)
 ERROR_EVENT = re.compile(rb"^event: ?error", re.MULTILINE)
-WORD = re.compile(
-    rb'"(?:content|reasoning_content|reasoning|refusal|arguments|text)"\s*:\s*"(?!")'
-)  # a delta that says something
-LONG_DELTA = 1024  # bytes of one event; more than its frame, so it holds several tokens
+WORD = re.compile(  # what a delta says, if it says something
+    rb'"(?:content|reasoning_content|reasoning|refusal|arguments|text)"\s*:\s*"(?!")([^"\\]*(?:\\.[^"\\]*)*)'
+)
+LONGEST_TOKEN = 32  # bytes of text; a longer delta holds several tokens
+LONG_DELTA = 1024  # bytes of one event, of which most is its frame
+LARGE = 64 << 10  # bytes of events in which every delta is looked at
 BYTES_PER_TOKEN = 4  # of English text
 LONGEST_EVENT = 64 << 20  # bytes; an upstream that never ends an event is broken
 
@@ -53,7 +57,7 @@ class _Event(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    message: dict[str, Any] = {}
+    message: dict[str, Any] | None = None
     text: str | None = None
 
 
@@ -90,7 +94,9 @@ def bytes_said(body: bytes) -> int:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0
-    return sum(_message_bytes(each.message) + len((each.text or "").encode()) for each in answer.choices)
+    return sum(
+        _message_bytes(each.message or {}) + len((each.text or "").encode()) for each in answer.choices
+    )
 
 
 def _message_bytes(message: dict[str, Any]) -> int:
@@ -112,16 +118,25 @@ class EventStream:
     settled.
     """
 
-    __slots__ = ("_held", "failed", "finished", "keep_usage", "relayed", "tail", "usage")
+    __slots__ = ("_held", "_told", "_told_at", "failed", "finished", "keep_usage", "relayed", "tail")
 
     def __init__(self, *, keep_usage: bool) -> None:
         self.keep_usage = keep_usage
-        self.usage: Usage | None = None
-        self.relayed = 0  # tokens passed on, where an upstream never tells: one a delta, more in a long one
+        self.relayed = 0  # tokens passed on: one a delta, more in a long one
+        self._told: Usage | None = None
+        self._told_at = 0  # `relayed` when it was told
         self.finished = False
         self.failed = False
         self.tail = b""
         self._held = bytearray()
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last that was told, and what was passed on since; null where none was."""
+        since = self.relayed - self._told_at
+        if self._told is None or since <= 0:
+            return self._told
+        return msgspec.structs.replace(self._told, output_tokens=self._told.output_tokens + since)
 
     def feed(self, piece: bytes) -> bytes:
         """Whole events so far, as they came; the rest waits for the next piece. Raises ValueError for no
@@ -143,27 +158,30 @@ class EventStream:
         return self._pass(whole)
 
     def close(self) -> bytes:
-        """What is left when the upstream ends without a blank line."""
-        rest = bytes(self._held)
+        """What is left when the upstream ends without a blank line, with one; half an event is left out, for
+        what follows would be read as its end.
+        """
+        rest = bytes(self._held).rstrip()
         self._held.clear()
-        return self._pass(rest) if rest else b""
+        if _parse(_data(rest)) is None and not END.search(rest):
+            return b""
+        return self._pass(rest + b"\n\n")
 
     def _pass(self, events: bytes) -> bytes:
         if self.tail or self.failed:  # nothing comes after the end marker, or after an error
             return b""
         if MARKER in events and (end := END.search(events)):
-            events, self.tail = events[: end.start()], events[end.start() :].rstrip() + b"\n\n"
+            events, self.tail = events[: end.start()], end.group().rstrip() + b"\n\n"
         if not events:
             return b""
-        if not self.finished and b'finish_reason":null' not in events and FINISHED.search(events):
-            self.finished = True
         # plain searches first: they cost a tenth of what an expression does
+        if not self.finished and events.count(UNFINISHED) < events.count(REASON) and FINISHED.search(events):
+            self.finished = True
         if b"error" in events and MAY_HAVE_FAILED.search(events):
             events = self._before_error(events)
-        if self.usage is None:  # else it has been told
-            self.relayed += _tokens(events)
         if b'"usage"' in events and HAS_USAGE.search(events):
-            events = self._read(events)
+            return b"".join(self._one(event) for event in _each(events))
+        self.relayed += _tokens(events)
         return events
 
     def _before_error(self, events: bytes) -> bytes:
@@ -178,26 +196,32 @@ class EventStream:
             kept.append(event)
         return b"".join(kept)
 
-    def _read(self, events: bytes) -> bytes:
-        return b"".join(self._one(event) for event in _each(events))
-
     def _one(self, event: bytes) -> bytes:
+        self.relayed += _tokens(event)
         if not HAS_USAGE.search(event):
             return event
         parsed = _parse(_data(event))
         if parsed is None:
             return event
-        self.usage = _usage(parsed) or self.usage
+        if (told := _usage(parsed)) is not None:
+            self._told, self._told_at = told, self.relayed
         return event if self.keep_usage or parsed.choices else b""
 
 
 def _tokens(events: bytes) -> int:
     if len(events) <= LONG_DELTA and events.count(b'"content":"') == 1 == events.count(b"\ndata:") + 1:
-        return 0 if b'"content":""' in events else 1  # what most pieces are, at a third of the cost
-    deltas = len(WORD.findall(events))
-    if len(events) <= LONG_DELTA * deltas or b'"top_logprobs"' in events:
-        return deltas
-    return len(events) // BYTES_PER_TOKEN if deltas else 0
+        start = events.find(b'"content":"') + 11  # what most pieces are, at a third of the cost
+        said = events.find(b'"', start) - start
+        if said <= LONGEST_TOKEN and events[start + said - 1] != 92:  # no quote that is escaped
+            return 1 if said else 0
+    if len(events) <= LARGE:
+        return sum(map(_many, map(len, WORD.findall(events))))
+    return len(events) // BYTES_PER_TOKEN if WORD.search(events) else 0
+
+
+def _many(said: int) -> int:
+    """Tokens of one delta with so many bytes of text."""
+    return 1 if said <= LONGEST_TOKEN else said // BYTES_PER_TOKEN
 
 
 def _each(events: bytes) -> Iterator[bytes]:
@@ -232,8 +256,8 @@ def _usage(parsed: _Event) -> Usage | None:
         counts = _COUNTS.decode(parsed.usage)
     except msgspec.ValidationError:
         return None
-    if counts is None:
-        return None
+    if counts is None or not (counts.prompt_tokens or counts.completion_tokens):
+        return None  # no request has no input: some servers write zeros for what they did not count
     details = counts.prompt_tokens_details
     return Usage(
         input_tokens=counts.prompt_tokens,

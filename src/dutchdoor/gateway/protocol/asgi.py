@@ -14,8 +14,10 @@ Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-async def run_app(app: App, request: Request, responder: Responder) -> None:
-    """Answer one request with an ASGI application. A client that leaves cancels it."""
+async def run_app(
+    app: App, request: Request, responder: Responder, more: list[tuple[bytes, bytes]]
+) -> None:
+    """Answer one request with an ASGI application, and `more` headers. A client that leaves cancels it."""
     path, _, query = request.target.partition(b"?")
     scope: Scope = {
         "type": "http",
@@ -39,21 +41,23 @@ async def run_app(app: App, request: Request, responder: Responder) -> None:
         await asyncio.get_running_loop().create_future()  # until the client leaves, which cancels us
         raise AssertionError
 
-    answer = _Answer(responder)
+    answer = _Answer(responder, more)
     await app(scope, receive, answer.send)
 
 
 class _Answer:
     """The two events of an ASGI answer, as a whole answer where it comes in one piece."""
 
-    def __init__(self, responder: Responder) -> None:
+    def __init__(self, responder: Responder, more: list[tuple[bytes, bytes]]) -> None:
         self._responder = responder
+        self._more = more
         self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
 
     async def send(self, event: Event) -> None:
         if event["type"] == "http.response.start":
             headers = [(bytes(name).lower(), bytes(value)) for name, value in event.get("headers", ())]
-            self._head = (event["status"], [pair for pair in headers if pair[0] != b"content-length"])
+            kept = [pair for pair in headers if pair[0] != b"content-length"]
+            self._head = (event["status"], kept + self._more)
             return
         body, more = event.get("body", b""), event.get("more_body", False)
         if self._head is not None and not more:

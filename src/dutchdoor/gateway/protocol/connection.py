@@ -13,10 +13,13 @@ from typing import Any, Protocol, cast
 import httptools
 
 LARGEST_BODY = 32 << 20  # bytes; room for a few images
+MOST_HELD = 512 << 20  # bytes of the bodies of all requests that are there or on their way
+SMALL = 1 << 20  # bytes of a body that is taken even then
 LARGEST_HEAD = 64 << 10  # bytes of request line and headers
 LARGEST_TARGET = 8 << 10  # bytes of path and query
 MOST_HEADERS = 128
 MOST_WAITING = 8  # pipelined requests that are read ahead
+MOST_AT_ONCE = 1024  # pipelined requests that may come in one piece
 HIGH_WATER = 64 << 10  # bytes that wait for a slow client before its stream is held back
 
 HEAD_S = 20.0  # from the first byte of a request to the end of its headers
@@ -166,9 +169,12 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._size = 0
+        self._held = 0  # bytes of the bodies that are here
         self._head_size = 0
         self._began: float | None = None  # when the request that is being read began
         self._in_body = False
+        self._reading = False  # whether a request has begun to come and is not whole
+        self._bare = 0  # bytes that came since the last piece of a body and were none of it
         self._last = 0.0  # when something last came, or an answer ended
         self._stalled = (0.0, -1)  # since when this many bytes wait for the client
 
@@ -180,7 +186,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        return self._serving is None and not self._waiting
+        return self._serving is None and not self._waiting and not self._reading
 
     async def drain(self) -> None:
         if not self.pressed or self._transport is None:
@@ -199,7 +205,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def finish(self) -> None:
-        """No more requests: close now, or after the answer that is under way."""
+        """No more requests: close now, or after the answer to what is under way or has begun to come."""
         if self.idle:
             self.close()
         elif self._serving is not None:
@@ -217,8 +223,9 @@ class Connection(asyncio.Protocol):
         """Close what has been silent for too long."""
         if self.pressed and self._transport is not None:
             waits = self._transport.get_write_buffer_size()
-            if waits != self._stalled[1]:
-                self._stalled = (now, waits)
+            if waits != self._stalled[1]:  # more of it is nothing that the client took
+                taken = waits < self._stalled[1] or self._stalled[1] < 0
+                self._stalled = (now if taken else self._stalled[0], waits)
             elif now - self._stalled[0] > STALL_S:
                 self.abort()
             return
@@ -247,11 +254,16 @@ class Connection(asyncio.Protocol):
         if self._began is None:
             self._began = self._last
         self._head_size += len(data)
+        in_body, size = self._in_body, self._size
         try:
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(400, "What was sent is no HTTP/1.1 request.", "invalid_http")
             return
+        if in_body and self._in_body:
+            self._bare = self._bare + len(data) if size == self._size else 0
+            if self._bare > LARGEST_HEAD:  # trailers, or a chunk's extension, without an end
+                self._long_head()
         if not self._in_body and self._head_size > LARGEST_HEAD and self._began is not None:
             self._long_head()
         if len(self._waiting) >= MOST_WAITING and not self._paused and self._transport is not None:
@@ -259,22 +271,24 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:  # of another protocol, and need not be taken
-            method = self._parser.get_method()
-            if method == b"CONNECT":
-                raise httptools.HttpParserError("this is no proxy") from None
-            # the parser leaves the body to the other protocol, so it reads the request again without the offer
-            kept = [pair for pair in self._headers if pair[0] not in OFFERS]
-            head = [
-                b"%b %b HTTP/1.1" % (method, self._target),
-                *(b"%b: %b" % pair for pair in kept),
-                b"",
-                b"",
-            ]
-            self._parser = httptools.HttpRequestParser(self)
-            self._feed(b"\r\n".join(head) + data[offer.args[0] :])
+        while not self._refused:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:  # of another protocol, and need not be taken
+                data = self._without_offer() + data[offer.args[0] :]
+
+    def _without_offer(self) -> bytes:
+        """The head of a request once more, for a parser that leaves its body to no other protocol."""
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("this is no proxy")
+        kept = [pair for pair in self._headers if pair[0] not in OFFERS]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self._headers):
+            kept.append((b"connection", b"close"))
+        first = b"%b %b HTTP/%b" % (method, self._target, self._parser.get_http_version().encode())
+        self._parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([first, *(b"%b: %b" % pair for pair in kept), b"", b""])
 
     def eof_received(self) -> bool:
         return False  # a client that stops sending has left
@@ -284,7 +298,7 @@ class Connection(asyncio.Protocol):
         self.write = _nowhere
         self._refused = True
         self._house.connections.discard(self)
-        self._waiting.clear()
+        self._drop()
         self._wake()
         if self._serving is not None and not self._serving.ended:
             self._serving.left = True
@@ -299,6 +313,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._wake()
+        if self._serving is None:
+            self._go_on()
         if self._serving is not None:
             self._serving.pressure(False)
 
@@ -316,7 +332,11 @@ class Connection(asyncio.Protocol):
         self._headers = []
         self._body = []
         self._size = 0
+        self._bare = 0
         self._in_body = False
+        self._reading = True
+        if self._began is None:
+            self._began = self._last
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -324,18 +344,22 @@ class Connection(asyncio.Protocol):
             self._refuse(414, f"The URL is longer than {LARGEST_TARGET} bytes.", "url_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:  # a trailer: who looks at headers must not be told otherwise behind the body
+            return
         self._headers.append((name.lower(), value))
         if len(self._headers) > MOST_HEADERS or len(value) > LARGEST_HEAD:
             self._long_head()
 
     def on_headers_complete(self) -> None:
         self._in_body = True
+        waits = False
         for name, value in self._headers:
             if name == b"content-length" and int(value) > LARGEST_BODY:
                 self._too_large()
                 return
-            if name == b"expect" and value.lower() == b"100-continue" and self._serving is None:
-                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            waits = waits or (name == b"expect" and value.lower() == b"100-continue")
+        if waits and self._serving is None and self._parser.get_http_version() != "1.0":
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
@@ -344,30 +368,46 @@ class Connection(asyncio.Protocol):
         if self._size > LARGEST_BODY:
             self._too_large()
             return
+        self._held += len(body)
+        self._house.held += len(body)
+        if self._house.held > MOST_HELD and self._size > SMALL:
+            message = "Too many large requests are under way; try again later."
+            self._refuse(503, message, "overloaded")
+            return
         self._body.append(body)
 
     def on_message_complete(self) -> None:
         if self._refused or self._parser.should_upgrade():
             return
         self._began = None
-        self._in_body = False
+        self._in_body = self._reading = False
         self._head_size = 0
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
         method = self._parser.get_method()
-        request = Request(method, self._target, self._headers, body)
+        target = self._target if self._target.startswith(b"/") else _origin_form(self._target)
+        request = Request(method, target, self._headers, body)
         responder = Responder(
             self,
             keep=self._parser.should_keep_alive() and not self._house.finishing,
             chunked=self._parser.get_http_version() != "1.0",
             no_body=method == b"HEAD",
         )
-        if self._serving is None:
+        if self._serving is None and not self.pressed:
             self._serve(request, responder)
-        else:
+        elif len(self._waiting) < MOST_AT_ONCE:
             self._waiting.append((request, responder))
+        else:
+            self._refuse(400, f"More than {MOST_AT_ONCE} requests came at once.", "too_many_requests")
 
     # -- requests, one after the other
+
+    def _drop(self) -> None:
+        """Forget what was read and is not served."""
+        self._waiting.clear()
+        self._body = []
+        if self._serving is None:
+            self._release(self._held)
 
     def _serve(self, request: Request, responder: Responder) -> None:
         self._serving = responder
@@ -379,11 +419,18 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             pass  # the client has left, or the server stops: what is owed has been booked on the way
         finally:
+            self._release(len(request.body))
             self._next(responder)
+
+    def _release(self, size: int) -> None:
+        self._held -= size
+        self._house.held -= size
 
     def _next(self, responder: Responder) -> None:
         self._serving = self._task = None
         self._last = self._loop.time()
+        if self._transport is None or self._refused:
+            self._release(self._held)
         if self._transport is None:
             return
         if not responder.ended:  # it broke in a way that cannot be told any more
@@ -392,10 +439,19 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             self._refused = True
             self.close()
-        elif self._waiting:
+        elif self._waiting and not self.pressed:
             self._serve(*self._waiting.popleft())
-        elif self._house.finishing:
+        elif self._house.finishing and self.idle:
             self.close()
+        self._read_on()
+
+    def _go_on(self) -> None:
+        """Serve what waited until the client took what had been answered."""
+        if self._waiting:
+            self._serve(*self._waiting.popleft())
+        self._read_on()
+
+    def _read_on(self) -> None:
         if self._paused and len(self._waiting) < MOST_WAITING and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
@@ -419,7 +475,12 @@ class Connection(asyncio.Protocol):
         body = self._house.handler.refusal(request, status, message, code)
         if self._serving is not None:  # its own answer comes first; this one is not told
             self._serving.close_after()
-            self._waiting.clear()
+            self._drop()
+            return
+        unanswered = bool(self._waiting)
+        self._drop()
+        if unanswered:  # it takes no answers: one now would be read as that of another request
+            self.close()
             return
         responder.send(status, body, [JSON])
         self._linger()
@@ -429,11 +490,20 @@ class Connection(asyncio.Protocol):
         connection, and the answer with it.
         """
         transport = self._transport
-        if transport is None or not self._in_body or not transport.can_write_eof():
+        if transport is None or not transport.can_write_eof():
             self.close()
             return
         transport.write_eof()
         self._loop.call_later(LINGER_S, transport.close)
+
+
+def _origin_form(target: bytes) -> bytes:
+    """`http://host/path` as `/path`, as a client writes it that takes us for a proxy."""
+    scheme, found, rest = target.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https"):
+        return target
+    path = rest.find(b"/")
+    return rest[path:] if path >= 0 else b"/"
 
 
 def _nowhere(_: bytes) -> None:
@@ -444,6 +514,7 @@ class House(Protocol):
     """What a connection needs of its server."""
 
     connections: set[Connection]
+    held: int  # bytes of bodies
     handler: Handler
     date: bytes
     finishing: bool

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import os
 import socket
 from email.utils import formatdate
 from typing import Generic, Protocol, Self, TypeVar
@@ -47,6 +46,7 @@ class GatewayServer(Generic[S]):
         self.host = host
         self.port = port
         self.connections: set[Connection] = set()
+        self.held = 0
         self.date = _date()
         self.finishing = False
         self._drain_s = drain_s
@@ -175,5 +175,5 @@ def _cannot_listen(host: str, port: int, error: OSError) -> DutchdoorError:
         )
     if error.errno == errno.EACCES:
         return EngineError(f"port {port} may not be opened by this user", hint="use a port above 1023")
-    reason = os.strerror(error.errno) if error.errno else str(error)
+    reason = error.strerror or str(error)  # of a name that leads nowhere the number is none of `errno`
     return EngineError(f"{host}:{port} cannot be listened on: {reason}", hint="look at --host and --port")

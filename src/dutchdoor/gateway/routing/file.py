@@ -17,7 +17,8 @@ from dutchdoor.family.document import Document, open_document
 from dutchdoor.gateway.contract import stated
 from dutchdoor.ledger.prices import pico_dollars
 
-ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+LONGEST_NAME = 200
+ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
 FORMS = ("url", "provider", "weights", "bundle", "family")
 SHAPES = "{url, model}, {provider, model}, {weights: PATH}, {bundle: PATH} or {family: PATH, member}"
 NEEDS = {"url": ("model",), "provider": ("model",), "family": ("member",)}
@@ -70,7 +71,7 @@ class _Rows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     kind: Literal["dutchdoor/routes@1"]
     targets: dict[str, dict[str, Any]]
-    routes: dict[ModelName, list[str] | dict[str, Any]]
+    routes: dict[str, list[str] | dict[str, Any]]
 
 
 class RoutePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +102,12 @@ class LoadedRoutes:
 def load_routes(path: Path) -> LoadedRoutes:
     """Read and check a routes file; raises DocumentError with file, line, field and remedy."""
     document = open_document(path, _Rows)
+    for what in ("targets", "routes"):
+        for name in getattr(document.value, what):
+            if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():  # they are told in headers
+                raise document.fault(
+                    what, f"{name[:LONGEST_NAME]!r} is no name", hint=f"1 to {LONGEST_NAME} printable characters"
+                )
     targets = {name: _target(document, name, row) for name, row in document.value.targets.items()}
     if not document.value.routes:
         raise document.fault("routes", "there is no route", hint="routes: {assistant: [TARGET]}")

@@ -4,6 +4,7 @@ A bundle is verified, and a member needs its API channel open. A price that is n
 targets that the price book knows; else it is unknown, never 0.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -175,12 +176,15 @@ class RoutesSource:
 
     async def build(self) -> Built:
         """The routes of the file as it is now. Raises DutchdoorError, and then all stays as it was."""
+        digest, loaded = await asyncio.to_thread(self._read)  # a long file takes longer than answers may wait
+        return replace(await self.opener.build(loaded), digest=digest)
+
+    def _read(self) -> tuple[str, LoadedRoutes]:
         while True:
             digest = digest_file(self.path)
             loaded = self.read(self.path)
             if digest_file(self.path) == digest:  # else it was written in between: not these bytes were read
-                break
-        return replace(await self.opener.build(loaded), digest=digest)
+                return digest, loaded
 
 
 def remote(name: str, row: TargetRow, key: str | None = None) -> Target:

@@ -6,8 +6,10 @@ gateway closes a retired target after its last one.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -121,6 +123,8 @@ class Reloader:
         self._stamp = _stamp(self._source.path)
         self._error = None
         try:
+            if self._stamp is None and self._source.path.exists():  # reading a pipe would never end
+                raise OSError(errno.EINVAL, "it is no file")
             self._digest = digest_file(self._source.path)
             built = await self._source.build()
         except DutchdoorError as error:
@@ -157,8 +161,9 @@ class Reloader:
 
 
 def _stamp(path: Path) -> Stamp | None:
+    """Null where there is no file."""
     try:
-        stat = path.stat()
+        found = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+    return (found.st_mtime_ns, found.st_ino, found.st_size) if stat.S_ISREG(found.st_mode) else None

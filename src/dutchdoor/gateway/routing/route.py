@@ -84,7 +84,7 @@ class Route:
                 continue
             price = price_for(target.price, call)
             if price is None and (not self.unpriced or key.budget is not None):
-                refusal = refusal or _unpriced(self.model)
+                refusal = refusal or unpriced_target(self.model)
                 continue
             able.append(Offer(target, price))
         if not able:
@@ -100,10 +100,15 @@ def price_of(stated: manifest.Price | None) -> Price | None:
 
 def worst_case(offers: list[Offer], call: Call) -> int:
     """Nano-dollars of the dearest target for the most that the request can come to there."""
-    return max(0 if price is None else price.worst(*target.bound(call)) for target, price in offers)
+    worst = 0
+    for target, price in offers:
+        if price is not None:
+            worst = max(worst, price.worst(*target.bound(call)))
+    return worst
 
 
-def _unpriced(model: str) -> ApiError:
+def unpriced_target(model: str) -> ApiError:
+    """403 for a budget and a price that is unknown."""
     return ApiError(
         403,
         f"The price of `{model}` is unknown, so no budget can be held against it.",

@@ -141,6 +141,18 @@ def _replace(
     """Put a file in another's place in one step, durable on return, with its mode. What cannot be read, or
     of which `check` does not hold, takes no place.
     """
+    try:
+        _put_in_place(path, data, check)
+    except OSError as error:
+        raise DocumentError(
+            f"{path}: cannot be written: {error.strerror}",
+            hint="the file is as it was; its folder must let files be made in it, and have room",
+        ) from error
+
+
+def _put_in_place(
+    path: Path, data: bytes, check: Callable[[LoadedRoutes, LoadedRoutes], bool] | None
+) -> None:
     real = path.resolve()  # a link stays a link
     handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}-")
     place = Path(temporary)

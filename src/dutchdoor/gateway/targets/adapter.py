@@ -139,8 +139,9 @@ class AdapterStream:
         errors: tuple[type[Exception], ...],
         deadline: float,
     ) -> None:
-        self.usage: Usage | None = None
         self.relayed = 0
+        self._counted: Usage | None = None
+        self._counted_at = 0  # `relayed` when it was told
         self._call = call
         self._chunks = chunks
         self._errors = errors
@@ -153,6 +154,14 @@ class AdapterStream:
         self._first: bytes | None = None
         self._finished = False
         self._calls: dict[int, int] = {}  # places of tool calls among themselves, by the provider's
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last that was told, and what was passed on since: Anthropic tells the input first."""
+        since = self.relayed - self._counted_at
+        if self._counted is None or since <= 0:
+            return self._counted
+        return msgspec.structs.replace(self._counted, output_tokens=self._counted.output_tokens + since)
 
     async def begin(self) -> "AdapterStream":
         """Wait for the first event that says anything: until then another target may be asked."""
@@ -199,9 +208,14 @@ class AdapterStream:
 
     def _take(self, chunk: Any) -> bytes:
         """A chunk as an event, empty where it says nothing; usage is kept for the end."""
+        piece = self._say(chunk)
         if (told := _told(chunk.usage)) is not None:
             self._told = told
-            self.usage = read_answer(msgspec.json.encode({"usage": told})).usage or self.usage
+            if (counted := read_answer(msgspec.json.encode({"usage": told})).usage) is not None:
+                self._counted, self._counted_at = counted, self.relayed  # of this chunk too
+        return piece
+
+    def _say(self, chunk: Any) -> bytes:
         if not chunk.choices:
             return b""
         choice = chunk.choices[0]

@@ -32,6 +32,7 @@ from dutchdoor.gateway.protocol.client import (
 from dutchdoor.gateway.targets.interface import DONE, Headers, Outlet, Stream, Whole
 from dutchdoor.gateway.targets.private import hider
 from dutchdoor.gateway.tariff import Tariff
+from dutchdoor.ledger.prices import Price
 
 END_S = 0.05  # the end of a body that follows `[DONE]`: waited for only so that the connection can be kept
 LAST_WORDS_S = 0.25  # how long the usage may still come when the client has left
@@ -92,8 +93,9 @@ class HttpTarget:
         self._origin = Origin(url, idle_s=idle_s)
 
     def check(self, call: Call) -> None:
-        if self._can is not None:
-            contract.check(self._can, call, f"target '{self.name}'")
+        who, can = f"target '{self.name}'", contract.UNKNOWN if self._can is None else self._can
+        contract.check(can, call, who)
+        contract.check_money(can, call, who, stated=isinstance(self.price, Price))
         if self._system is not None and call.asked.operation != "chat":
             # its system prompt could not be put first
             message = f"'{call.asked.model}' answers chats only, no {call.asked.operation}."
