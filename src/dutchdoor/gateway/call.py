@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from dutchdoor.gateway.dialects.reading import searchable
+
 Operation = Literal["chat", "completions", "embeddings"]
 
 TOKENS_PER_PROMPT = 32  # what a chat template puts around a message, at most
@@ -65,6 +67,11 @@ class Call:
     def fields(self) -> dict[str, msgspec.Raw]:
         """The body's fields with each value's bytes as they came; not to be changed."""
         return _FIELDS.decode(self.asked.body)
+
+    @cached_property
+    def shown(self) -> bytes:
+        """The body as searches of its bytes need it."""
+        return searchable(self.asked.body)
 
     @property
     def input_bound(self) -> int:

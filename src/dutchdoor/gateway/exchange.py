@@ -212,7 +212,12 @@ class Exchange:
             ]
             if isinstance(reply, Whole):
                 body = self._dialect.answer(call, reply.body)
-                await settlement.whole(reply)
+                try:
+                    await settlement.whole(reply)
+                except asyncio.CancelledError:
+                    if not responder.cut:
+                        raise
+                    await settlement.again()  # the server stops, but what is charged is sent
                 self._first_s = time.monotonic() - self._began
                 responder.send(200, body, [JSON, *headers])
             else:
@@ -257,7 +262,13 @@ class Exchange:
         finally:
             await stream.close()
         try:
-            used = await settlement.close()
+            try:
+                used = await settlement.close()
+            except asyncio.CancelledError:
+                if not responder.cut:
+                    raise
+                await settlement.again()
+                used = settlement.booked
             if translator is not None and used is not None and settlement.state == "finished":
                 end = translator.end(used)
         except LedgerError as error:  # an answer that is not booked has no end

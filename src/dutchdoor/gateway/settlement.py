@@ -40,6 +40,12 @@ class Settlement:
         # an answer that cannot be booked is not sent, so later it is charged nothing
         await self._book(used, later=self._nothing())
 
+    async def again(self) -> None:
+        """Wait for a booking once more, where the wait was cut short; the write goes on meanwhile."""
+        if self.booked is not None:
+            later = await self._ledger.settle(self._call.request, self.booked)
+            self.settled = later or self.settled
+
     async def close(self) -> Used | None:
         """Book whatever was delivered, if that was not tried yet; returns what was booked."""
         if self._closed:

@@ -40,8 +40,7 @@ def _uses(name: str, call: Call) -> bool:
     if name == "output":
         return call.asked.operation != "embeddings"
     if name in MARKS:
-        shown = searchable(call.asked.body)
-        return any(mark in shown for mark in MARKS[name])
+        return any(mark in call.shown for mark in MARKS[name])
     field, equals, value = name.partition("=")
     if not equals:
         return True  # what cannot be told from a request may be in it

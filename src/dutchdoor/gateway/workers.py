@@ -236,7 +236,11 @@ class Supervisor:
         was_ready, worker.ready = worker.ready is not None, None
         self._hang_up(worker)
         if self._stopping is not None:
-            if code != 0:
+            asked = not was_ready and code in (
+                -signal.SIGTERM,
+                -signal.SIGQUIT,
+            )  # it had nothing to finish yet
+            if code != 0 and not asked:
                 self._code = self._code or Exit.FAILED
             return
         if not self._announced:  # nobody is served yet: end it all, with the code of the one that knew why

@@ -139,3 +139,14 @@ def test_a_file_that_is_broken_or_cannot_be_written_loses_numbers_and_nothing_el
     away = Metrics(share=Share(tmp_path / "away", 0))
     away.close()
     assert caplog.text.count('"event":"metrics"') == 2
+
+
+def test_the_codes_of_an_upstream_do_not_become_labels_without_end() -> None:
+    metrics = Metrics()
+    for number in range(1000):
+        for code in (f'Bad {number} "secret"', f"code_{number}"):
+            metrics.refused(Refused(id="r", dialect=PATH, status=400, code=code, at=0.0, total_s=0.1))
+    found = read(metrics)
+    refused = {name: value for name, value in found.items() if name[0] == "dutchdoor_refused_total"}
+    assert len(refused) <= 201 and sum(refused.values()) == 2000
+    assert "secret" not in metrics.text()

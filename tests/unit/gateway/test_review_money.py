@@ -1,6 +1,9 @@
 """Money that a client or an upstream could have taken past the reservation, the bill or a budget."""
 
+import asyncio
 import json
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +256,39 @@ async def test_one_that_cannot_be_booked_keeps_no_other_from_it(
             unbooked.add(name, Used(target="t", state="left", counted="none"))
         await unbooked.close()
         assert settled == ["sound"] and len(unbooked) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_charged_while_the_server_ends_is_sent(
+    desk: Opener, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    async with Upstream() as upstream, desk(route(upstream)) as d:
+        db = d.ledger._writer._db
+        assert db is not None
+        commit = db.commit
+        settling = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slow() -> None:
+            loop.call_soon_threadsafe(settling.set)
+            time.sleep(0.5)
+            commit()
+
+        async def ask() -> tuple[int, bytes]:
+            async with d.ask(stream=stream) as response:
+                return response.status, await response.read()
+
+        def answer(_: Any) -> Reply:  # the reservation is made: the next commit is the settlement's
+            monkeypatch.setattr(db, "commit", slow)
+            return Reply()
+
+        upstream.script = answer
+        asking = asyncio.ensure_future(ask())
+        await settling.wait()
+        d.server.hurry()
+        await d.server.stop()
+        status, body = await asking
+        assert status == 200 and (body.endswith(b"data: [DONE]\n\n") if stream else b"choices" in body)
+        booked = sqlite3.connect(d.ledger.path)
+        assert booked.execute("SELECT state, nanodollars > 0 FROM usage").fetchall() == [("finished", 1)]
+        booked.close()

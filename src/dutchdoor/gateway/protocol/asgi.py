@@ -14,9 +14,7 @@ Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-async def run_app(
-    app: App, request: Request, responder: Responder, more: list[tuple[bytes, bytes]]
-) -> None:
+async def run_app(app: App, request: Request, responder: Responder, more: list[tuple[bytes, bytes]]) -> None:
     """Answer one request with an ASGI application, and `more` headers. A client that leaves cancels it."""
     path, _, query = request.target.partition(b"?")
     scope: Scope = {

@@ -223,11 +223,12 @@ class Connection(asyncio.Protocol):
         """Close what has been silent for too long."""
         if self.pressed and self._transport is not None:
             waits = self._transport.get_write_buffer_size()
-            if waits != self._stalled[1]:  # more of it is nothing that the client took
-                taken = waits < self._stalled[1] or self._stalled[1] < 0
-                self._stalled = (now if taken else self._stalled[0], waits)
-            elif now - self._stalled[0] > STALL_S:
-                self.abort()
+            if waits < self._stalled[1] or self._stalled[1] < 0:
+                self._stalled = (now, waits)
+            else:  # more of it is nothing that the client took
+                self._stalled = (self._stalled[0], waits)
+                if now - self._stalled[0] > STALL_S:
+                    self.abort()
             return
         if self._began is None:
             if self.idle and now - self._last > KEPT_S:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from dutchdoor.core import LedgerError
+from dutchdoor.core import DocumentError, LedgerError
 from dutchdoor.engines.providers import PROVIDERS
 from dutchdoor.family.document import Document, open_document
 from dutchdoor.gateway.contract import stated
@@ -101,12 +101,17 @@ class LoadedRoutes:
 
 def load_routes(path: Path) -> LoadedRoutes:
     """Read and check a routes file; raises DocumentError with file, line, field and remedy."""
+    if not path.exists():
+        hint = "name another one; `dutchdoor targets discover` prints one for the servers on this machine"
+        raise DocumentError(f"{path}: there is no such file", hint=hint)
     document = open_document(path, _Rows)
     for what in ("targets", "routes"):
         for name in getattr(document.value, what):
             if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():  # they are told in headers
                 raise document.fault(
-                    what, f"{name[:LONGEST_NAME]!r} is no name", hint=f"1 to {LONGEST_NAME} printable characters"
+                    what,
+                    f"{name[:LONGEST_NAME]!r} is no name",
+                    hint=f"1 to {LONGEST_NAME} printable characters",
                 )
     targets = {name: _target(document, name, row) for name, row in document.value.targets.items()}
     if not document.value.routes:

@@ -71,11 +71,16 @@ class HttpTarget:
         idle_s: float = IDLE_S,
         family: str | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_url(url):
             raise EngineError(
                 f"{url!r} is no URL of target {name!r}", hint="write it as http://127.0.0.1:9001/v1"
             )
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise EngineError(
+                f"the key of target {name!r} holds a character that no header can hold",
+                hint="look at its variable: does it end with a line break?",
+            )
+        parts = urlsplit(url)
         self.name = name
         self.price = price
         self.family = family
@@ -277,6 +282,15 @@ class HttpStream:
         request.
         """
         self._answer.close()
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an address that is none
+        return False
+    return right and url.isascii() and url.isprintable() and " " not in url
 
 
 def _head(url: str, path: str, key: str | None) -> bytes:
