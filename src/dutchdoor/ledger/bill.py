@@ -36,8 +36,8 @@ class Snapshot(Protocol):
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Requests that have something in common; `nanodollars` null where the price is unknown.
 
-    What the bill is not broken down by is left out, and so is what there was none of. `alarms` counts requests whose usage came to more than
-    was reserved, and which were charged as reserved.
+    What the bill is not broken down by is left out, and so is what there was none of. `alarms` counts
+    requests whose usage came to more than was reserved, and which were charged as reserved.
     """
 
     key: str | UnsetType = UNSET

@@ -89,7 +89,9 @@ def test_a_reader_that_does_not_read_holds_nobody_back_and_is_told_what_it_misse
     while got.count(b"\n") < 200 and time.monotonic() < end:
         with contextlib.suppress(BlockingIOError):
             got += os.read(reads, 1 << 20)
-        told = [json.loads(line) for line in got.split(b"\n") if line.startswith(b"{") and line.endswith(b"}")]
+        told = [
+            json.loads(line) for line in got.split(b"\n") if line.startswith(b"{") and line.endswith(b"}")
+        ]
         kept = got.count(b"\n") - len(told)
         dropped = sum(each["writes"] for each in told)
         if kept + dropped == 200:

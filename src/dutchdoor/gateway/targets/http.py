@@ -86,7 +86,7 @@ class HttpTarget:
         self.family = family
         self.model = model
         self._raw_model = msgspec.Raw(msgspec.json.encode(model))
-        self._cap_field = CAP_FIELDS.get(parts.hostname, "max_tokens")
+        self._cap_field = CAP_FIELDS.get(parts.hostname or "", "max_tokens")
         self._can = can
         self._system = (
             None
