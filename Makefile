@@ -41,8 +41,8 @@ bench-gateway: $(READY) ## measure the gateway against its peers (about a quarte
 bench-engines: $(READY) ## measure the engines side by side
 	$(BIN)/python bench/engines/run.py $(ARGS)
 
-lock: $(READY) ## pin every dependency again
-	$(BIN)/python tools/lock.py
+lock: ## pin every dependency again (with the oldest Python)
+	$(PYTHON) tools/lock.py
 
 clean:
 	rm -rf .venv site dist .mypy_cache .ruff_cache .pytest_cache

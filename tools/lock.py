@@ -18,6 +18,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 INDEX = "https://pypi.org/simple"  # the public index; mirrors are set in pip's own configuration
+OLDEST = (3, 11, 2)
 UNHASHED = {"torch"}
 
 
@@ -63,6 +64,11 @@ def hashes(name: str, version: str) -> list[str]:
 
 
 def main() -> None:
+    if sys.version_info[:3] > OLDEST:
+        found = ".".join(map(str, sys.version_info[:3]))
+        sys.exit(
+            f"error: Python {found} would pin what {'.'.join(map(str, OLDEST))} can't take\n\nhint: run it with that one"
+        )
     pins = resolve(wanted())
     (TOP / "constraints.txt").write_text(
         "# Every version, for `pip install -c constraints.txt 'dutchdoor[vet]'`. Made by tools/lock.py.\n"

@@ -19,7 +19,7 @@ from dutchdoor.gateway.limits.interface import Limits
 from dutchdoor.gateway.limits.memory import MemoryLimits
 from dutchdoor.gateway.operation import Operation
 from dutchdoor.gateway.protocol.asgi import App, run_app
-from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
+from dutchdoor.gateway.protocol.request import JSON, Request, Responder
 from dutchdoor.gateway.record import Observer
 from dutchdoor.gateway.routing.route import Route
 from dutchdoor.gateway.targets.health import Breaker, Tries

@@ -23,7 +23,7 @@ from dutchdoor.gateway.errors import (
     wrong_key,
 )
 from dutchdoor.gateway.limits.interface import LimitError
-from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
+from dutchdoor.gateway.protocol.request import JSON, Request, Responder
 from dutchdoor.gateway.record import Done, Refused
 from dutchdoor.gateway.routing.route import Offer, Route, unpriced_target, worst_case
 from dutchdoor.gateway.settlement import Settlement

@@ -7,14 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from dutchdoor.gateway.protocol import client
-from dutchdoor.gateway.protocol.client import (
-    CannotConnectError,
-    LostError,
-    Origin,
-    SilentError,
-    UpstreamError,
-    header_safe,
-)
+from dutchdoor.gateway.protocol.answer import CannotConnectError, LostError, SilentError, UpstreamError
+from dutchdoor.gateway.protocol.client import Origin, header_safe
 
 ASK = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dutchdoor.gateway.protocol import connection, server
-from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
+from dutchdoor.gateway.protocol.request import JSON, Request, Responder
 from dutchdoor.gateway.protocol.server import GatewayServer
 
 Answering = Callable[[Request, Responder], Awaitable[None]]

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from dutchdoor.gateway.protocol import connection
-from dutchdoor.gateway.protocol.client import LostError
-from dutchdoor.gateway.protocol.connection import JSON, Request, Responder
+from dutchdoor.gateway.protocol.answer import LostError
+from dutchdoor.gateway.protocol.request import JSON, Request, Responder
 from tests.unit.gateway.test_client import ASK, NEVER, says, upstream
 from tests.unit.gateway.test_protocol import House, answer, opened, post, wired
 

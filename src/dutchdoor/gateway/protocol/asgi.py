@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-from dutchdoor.gateway.protocol.connection import Request, Responder
+from dutchdoor.gateway.protocol.request import Request, Responder
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]

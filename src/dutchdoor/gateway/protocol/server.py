@@ -7,7 +7,8 @@ from email.utils import formatdate
 from typing import Generic, Protocol, Self, TypeVar
 
 from dutchdoor.core import DutchdoorError, EngineError
-from dutchdoor.gateway.protocol.connection import Connection, Handler
+from dutchdoor.gateway.protocol.connection import Connection
+from dutchdoor.gateway.protocol.request import Handler
 
 DRAIN_S = 30.0  # how long answers under way have when the server is asked to stop
 GOODBYE_S = 5.0  # and then to be told that they are cut, and booked

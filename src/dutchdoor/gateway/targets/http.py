@@ -21,14 +21,8 @@ from dutchdoor.gateway.call import Call, Operation
 from dutchdoor.gateway.dialects.reading import read_fields
 from dutchdoor.gateway.dialects.sse import EventStream, bytes_said, read_answer
 from dutchdoor.gateway.errors import ApiError, BrokenStreamError, TargetError, UnableError
-from dutchdoor.gateway.protocol.client import (
-    Answer,
-    CannotConnectError,
-    Origin,
-    SilentError,
-    UpstreamError,
-    header_safe,
-)
+from dutchdoor.gateway.protocol.answer import Answer, CannotConnectError, SilentError, UpstreamError
+from dutchdoor.gateway.protocol.client import Origin, header_safe
 from dutchdoor.gateway.targets.interface import DONE, Headers, Outlet, Stream, Whole
 from dutchdoor.gateway.targets.private import hider
 from dutchdoor.gateway.tariff import Tariff
