@@ -65,10 +65,8 @@ def hashes(name: str, version: str) -> list[str]:
 
 def main() -> None:
     if sys.version_info[:3] > OLDEST:
-        found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(
-            f"error: Python {found} would pin what {'.'.join(map(str, OLDEST))} can't take\n\nhint: run it with that one"
-        )
+        oldest = ".".join(map(str, OLDEST))
+        sys.exit(f"error: this Python would pin what {oldest} can't take\n\nhint: run it with that one")
     pins = resolve(wanted())
     (TOP / "constraints.txt").write_text(
         "# Every version, for `pip install -c constraints.txt 'dutchdoor[vet]'`. Made by tools/lock.py.\n"
