@@ -5,9 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
-
-from dutchdoor.cli.options import Decorator, data_folder, data_option
+from dutchdoor.cli.options import Decorator, data_folder, data_option, ledger_option
 from dutchdoor.core import LedgerError
 from dutchdoor.ledger.store import FILE, Ledger
 
@@ -18,15 +16,7 @@ def books_options() -> Decorator:
     """`--data` and `--ledger`, which name the ledger to read."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        url = click.option(
-            "--ledger",
-            "ledger_url",
-            metavar="URL",
-            envvar="DUTCHDOOR_LEDGER",
-            show_envvar=True,
-            help="The ledger, if it is in PostgreSQL: postgresql://USER@HOST/DATABASE.",
-        )
-        decorated: Callable[..., Any] = data_option()(url(command))
+        decorated: Callable[..., Any] = data_option()(ledger_option("ledger_url")(command))
         return decorated
 
     return decorate

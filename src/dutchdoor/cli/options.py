@@ -22,6 +22,18 @@ def data_option() -> Decorator:
     )
 
 
+def ledger_option(name: str = "ledger") -> Decorator:
+    """`--ledger`, which names a ledger in PostgreSQL."""
+    return click.option(
+        "--ledger",
+        name,
+        metavar="URL",
+        envvar="DUTCHDOOR_LEDGER",
+        show_envvar=True,
+        help="The ledger, if it is in PostgreSQL: postgresql://USER@HOST/DATABASE.  [default: a file in --data]",
+    )
+
+
 def format_option(*formats: str) -> Decorator:
     return click.option(
         "--format",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from dutchdoor.cli.options import data_folder, data_option, quiet_option
+from dutchdoor.cli.options import data_folder, data_option, ledger_option, quiet_option
 from dutchdoor.core import DocumentError, DutchdoorError, Exit
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     show_envvar=True,
     help="Processes that share the port; for targets that are URLs.",
 )
-@click.option(
-    "--ledger",
-    metavar="URL",
-    envvar="DUTCHDOOR_LEDGER",
-    show_envvar=True,
-    help="The ledger, if it is in PostgreSQL: postgresql://USER@HOST/DATABASE.  [default: a file in --data]",
-)
+@ledger_option()
 @click.option(
     "--limits",
     metavar="WHERE",

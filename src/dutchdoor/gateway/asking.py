@@ -65,6 +65,7 @@ class Asking:
     async def _ask(self, target: Target) -> Whole | Stream:
         breaker = self._gateway.breaker_of(target)
         now = time.monotonic()
+        trial = breaker.is_open
         if not breaker.allows(now):
             after = b"%d" % max(1, round(breaker.left_s(now)))
             raise TargetError("it is left out for now", status=503, headers=((b"retry-after", after),))
@@ -72,10 +73,11 @@ class Asking:
         try:
             answer = await target.answer(self._call)
         except TargetError as error:  # or it cannot do what is asked, and another one may
-            self._failed(target, breaker, error, now)
+            self._failed(target, breaker, error, now, trial)
             raise
         except (ApiError, asyncio.CancelledError) as error:
-            breaker.gave_up()
+            if trial:
+                breaker.gave_up()
             if isinstance(error, ApiError):
                 self._tell(target, "refused", error.status, now)
             raise
@@ -84,20 +86,22 @@ class Asking:
                 '{"event": "fault", "target": "%s", "type": "%s"}', target.name, type(error).__name__
             )
             fault = TargetError("a fault in the target")  # of an engine: must not take the others with it
-            self._failed(target, breaker, fault, now)
+            self._failed(target, breaker, fault, now, trial)
             raise fault from error
         breaker.succeeded()
         self._tell(target, None, 200, now)
         return answer
 
-    def _failed(self, target: Target, breaker: Breaker, error: TargetError, began: float) -> None:
+    def _failed(
+        self, target: Target, breaker: Breaker, error: TargetError, began: float, trial: bool
+    ) -> None:
         # one request counts once, however often it tries: else one that always fails would shut the target
         # out for everyone
-        if isinstance(error, UnableError) or error.status < FAULTY or target in self._faulty:
-            breaker.gave_up()
-        else:
+        if not isinstance(error, UnableError) and error.status >= FAULTY and target not in self._faulty:
             self._faulty.add(target)
-            breaker.failed(time.monotonic())
+            breaker.failed(time.monotonic(), trial=trial)
+        elif trial:
+            breaker.gave_up()
         self._tell(target, str(error), error.status, began)
         log.write(
             log.faults,

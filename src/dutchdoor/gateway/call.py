@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dutchdoor.gateway.dialects.reading import searchable
+from dutchdoor.gateway.dialects.reading import read_fields, searchable
 
 Operation = Literal["chat", "completions", "embeddings"]
 
@@ -20,8 +20,6 @@ DEFAULT_CAP = 1024  # output tokens, where the request says nothing
 BYTES_PER_TOKEN = 4  # of English text; for input whose count nobody told, never for a bound
 # No published rule makes more of one image than this (gpt-4o-mini at high detail: 2,833 + 8 tiles of 5,667).
 TOKENS_PER_ATTACHMENT = 48_169
-
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +63,8 @@ class Call:
 
     @cached_property
     def fields(self) -> dict[str, msgspec.Raw]:
-        """The body's fields with each value's bytes as they came; not to be changed."""
-        return _FIELDS.decode(self.asked.body)
+        """The body's fields with each value's bytes as they came; not to be changed. Raises ApiError 400."""
+        return read_fields(self.asked.body)
 
     @cached_property
     def shown(self) -> bytes:

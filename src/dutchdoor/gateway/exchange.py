@@ -14,6 +14,7 @@ from dutchdoor.gateway import log
 from dutchdoor.gateway.asking import Asking
 from dutchdoor.gateway.call import Call
 from dutchdoor.gateway.dialects.interface import Dialect
+from dutchdoor.gateway.dialects.reading import text_of
 from dutchdoor.gateway.errors import (
     ApiError,
     BrokenStreamError,
@@ -113,7 +114,7 @@ class Exchange:
         return key
 
     def _read(self) -> Call:
-        asked = self._dialect.read(self._request.body)
+        asked = self._dialect.read(text_of(self._request.body))
         self._call = Call(self.id, asked, created=int(self._at))
         return self._call
 

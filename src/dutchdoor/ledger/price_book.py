@@ -87,12 +87,6 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
         return self.entry(moment).price
 
 
-def find_price(provider_or_url: str | None, model: str, at: datetime.datetime) -> Price | None:
-    """What a model costs at a moment, or null where that is unknown; see `look_up`."""
-    listing = look_up(provider_or_url, model)
-    return None if listing is None else listing.at(at)
-
-
 def look_up(provider_or_url: str | None, model: str) -> Listing | None:
     """The listing of a model at a provider, or null where the book has none.
 

@@ -4,7 +4,7 @@ A request is rounded up once, after its tokens are summed. Floats never enter a 
 decimal is converted exactly or refused. Where prices come from: see `dutchdoor.ledger.price_book`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
@@ -108,10 +108,6 @@ class Price(Card, frozen=True, kw_only=True, omit_defaults=True):
         if self.cached_input is not None:
             rates["cached_input"] = self.cached_input / PICO_PER_TOKEN
         return rates
-
-    def covers(self, uses: Iterable[str]) -> bool:
-        """Whether what these uses come to is known."""
-        return not self.excludes or not any(use in self.excludes for use in uses)
 
     def cost(
         self,

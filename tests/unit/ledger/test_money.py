@@ -163,12 +163,6 @@ def test_a_fraction_of_a_pico_dollar_is_refused_where_it_is_stored() -> None:
         msgspec.json.decode(b'{"input":1.5,"output":1}', type=Price)
 
 
-def test_a_price_covers_what_it_does_not_exclude() -> None:
-    price = Price(input=1, output=1, excludes=("input_audio", "web_search"))
-    assert price.covers(()) and price.covers(["input_image"])
-    assert not price.covers(["input_image", "web_search"])
-
-
 def test_the_rates_of_a_price_are_shown_as_they_were_written() -> None:
     assert Price.per_million("0.40", 1.2).usd_per_million() == {"input": 0.4, "output": 1.2}
     cached = Price.per_million("0.40", 1.2, cached_input="0.1")

@@ -25,7 +25,8 @@ from genai_prices.types import (
 
 from dutchdoor.core import MissingExtraError
 from dutchdoor.ledger import price_book
-from dutchdoor.ledger.price_book import Listing, find_price, look_up
+from dutchdoor.ledger.price_book import Listing, look_up
+from dutchdoor.ledger.prices import Price
 
 NOW = datetime.datetime(2026, 11, 24, 12, tzinfo=datetime.UTC)
 PLAIN = {"input_mtok": Decimal("1"), "output_mtok": Decimal("2")}
@@ -50,7 +51,7 @@ def test_each_model_of_the_book_is_charged_as_the_book_charges_it() -> None:
                 cached = draw.randint(0, asked)
                 written = draw.randint(0, asked - cached)
                 hour = draw.randint(0, asked - cached - written)
-                answered = draw.randint(0, 10**5) if price.covers(["output"]) else 0
+                answered = draw.randint(0, 10**5) if "output" not in price.excludes else 0
                 usage = Usage(
                     input_tokens=asked,
                     output_tokens=answered,
@@ -65,9 +66,14 @@ def test_each_model_of_the_book_is_charged_as_the_book_charges_it() -> None:
     assert compared > 1500
 
 
+def price_of(where: str | None, model: str) -> Price | None:
+    listing = look_up(where, model)
+    return None if listing is None else listing.at(NOW)
+
+
 def test_the_book_says_what_it_is() -> None:
     assert price_book.book() == f"genai-prices {genai_prices.__version__}"
-    price = find_price("openai", "gpt-4o", NOW)
+    price = price_of("openai", "gpt-4o")
     assert price is not None and price.source == f"{price_book.book()} openai/gpt-4o"
 
 
@@ -84,7 +90,7 @@ def test_the_book_says_what_it_is() -> None:
     ],
 )
 def test_a_provider_is_found_by_its_id_or_its_address(where: str | None, model: str) -> None:
-    price = find_price(where, model, NOW)
+    price = price_of(where, model)
     assert price is not None and (price.input, price.output) == (2_500_000, 10_000_000)
 
 
@@ -120,7 +126,7 @@ def test_an_address_with_a_part_of_one_s_own_is_theirs(url: str, provider: str) 
     ],
 )
 def test_what_the_book_does_not_list_is_unknown(where: str | None, model: str) -> None:
-    assert look_up(where, model) is None and find_price(where, model, NOW) is None
+    assert look_up(where, model) is None
 
 
 def test_a_model_that_is_listed_without_a_price_is_unknown_and_not_free() -> None:
@@ -170,7 +176,7 @@ def test_a_price_that_a_request_cannot_be_held_to_is_unknown(prices: dict, becau
 )
 def test_a_use_that_is_priced_apart_is_excluded(prices: dict, use: str) -> None:
     price = listing(ModelPrice(**prices)).at(NOW)
-    assert price is not None and price.excludes == (use,) and not price.covers([use])
+    assert price is not None and price.excludes == (use,)
 
 
 def test_a_service_tier_with_a_price_of_its_own_is_excluded_and_batches_are_none_of_ours() -> None:
@@ -243,9 +249,9 @@ def test_without_the_extra_it_is_said_which_one(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "genai_prices.data", None)
     price_book._book.cache_clear()
     with pytest.raises(MissingExtraError) as caught:
-        find_price("https://api.openai.com/v1", "gpt-4o", NOW)
+        look_up("https://api.openai.com/v1", "gpt-4o")
     assert "dutchdoor[prices]" in (caught.value.hint or "")
-    assert find_price("http://127.0.0.1:9001/v1", "small", NOW) is None  # which never needs it
+    assert look_up("http://127.0.0.1:9001/v1", "small") is None  # which never needs it
     price_book._book.cache_clear()
 
 
@@ -255,11 +261,11 @@ import socket, sys, threading
 def refuse(*_, **__): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = refuse
 import datetime, dutchdoor.ledger
-from dutchdoor.ledger.price_book import find_price
+from dutchdoor.ledger.price_book import look_up
 now = datetime.datetime.now(datetime.UTC)
-assert find_price("http://127.0.0.1:1/v1", "gpt-4o", now) is None
+assert look_up("http://127.0.0.1:1/v1", "gpt-4o") is None
 assert "genai_prices" not in sys.modules and "pydantic" not in sys.modules
-assert find_price("openai", "gpt-4o", now)
+assert look_up("openai", "gpt-4o").at(now)
 assert threading.active_count() == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

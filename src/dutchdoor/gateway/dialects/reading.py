@@ -13,6 +13,18 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # an ASCII character that is written as its number
 
 
+def text_of(body: bytes) -> bytes:
+    """The body, if it is UTF-8 throughout, which JSON must be; raises ApiError 400. Some decoders skip what they
+    are not asked for, and an upstream that fails on it would look broken.
+    """
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            raise unreadable() from None
+    return body
+
+
 def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
     """A body's fields with each value's bytes as they came; raises ApiError 400."""
     try:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from dutchdoor.engines.interface import Usage
+from dutchdoor.gateway.call import BYTES_PER_TOKEN
 
 END = re.compile(rb"^data: ?\[DONE\]\s*$", re.MULTILINE)
 MARKER = b"[DONE]"
@@ -29,7 +30,6 @@ WORD = re.compile(  # what a delta says, if it says something
 LONGEST_TOKEN = 32  # bytes of text; a longer delta holds several tokens
 LONG_DELTA = 1024  # bytes of one event, of which most is its frame
 LARGE = 64 << 10  # bytes of events in which every delta is looked at
-BYTES_PER_TOKEN = 4  # of English text
 LONGEST_EVENT = 64 << 20  # bytes; an upstream that never ends an event is broken
 
 

@@ -1,35 +1,15 @@
-"""A whole gateway from a file, for those who do not watch it: see `reload` for those who do."""
+"""A whole gateway of a family that nobody watches, for `up`: see `reload` for those who do."""
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 
-from dutchdoor.evidence.signing_keys import PublicKey
 from dutchdoor.family.load import LoadedFamily
 from dutchdoor.gateway.app import Gateway
 from dutchdoor.gateway.protocol.asgi import App
 from dutchdoor.gateway.routing.family import FamilySource
-from dutchdoor.gateway.routing.file import LoadedRoutes
 from dutchdoor.gateway.routing.opening import Opener
 from dutchdoor.ledger.store import Ledger
 from dutchdoor.policy.decision import Decision
-
-
-async def build_from_routes(
-    loaded: LoadedRoutes,
-    data: Path,
-    trusted: Sequence[PublicKey],
-    *,
-    ledger: Ledger | None = None,
-    threads: int | None = None,
-) -> Gateway:
-    """The gateway of a routes file, which it does not watch. The gateway owns the ledger from then on."""
-    async with contextlib.AsyncExitStack() as undo:
-        ledger = ledger or await Ledger.open_in(data)
-        undo.push_async_callback(ledger.close)
-        built = await Opener(data, trusted, threads).build(loaded)
-        undo.pop_all()
-        return Gateway(ledger, built.routes.values())
 
 
 async def build_from_family(

@@ -46,18 +46,19 @@ class Breaker:
         self._until = None
         self._trying = False
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, *, trial: bool) -> None:
+        """`trial`: it was the one request that was let through."""
         self._failures += 1
-        if self._trying:
+        if trial:
             self._open_s = min(2 * self._open_s, LONGEST_OPEN_S)
-        elif self._failures < FAILURES:
-            return
-        self._trying = False
+            self._trying = False
+        elif self._until is not None or self._failures < FAILURES:
+            return  # what was asked before the pause tells nothing new
         self._until = now + self._open_s
 
     def gave_up(self) -> None:
-        """A request ended without telling anything of the target: its client left, or the fault was its
-        own.
+        """The trial ended without telling anything of the target: its client left, or the fault was its
+        own. The next request is the trial.
         """
         self._trying = False
 
