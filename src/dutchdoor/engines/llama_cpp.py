@@ -26,6 +26,7 @@ import aiohttp
 import msgspec
 
 from dutchdoor.core import EngineError, MissingExtraError, UsageError, WeightsError
+from dutchdoor.engines.ending import let_go
 from dutchdoor.engines.gguf_header import control_tokens
 from dutchdoor.engines.interface import (
     ChatRequest,
@@ -209,7 +210,7 @@ class LlamaCppEngine:
         if server is not None:
             holder = [server]
             del server
-            await asyncio.to_thread(holder.clear)  # the destructor waits for llama.cpp's threads
+            await let_go(holder)
             shutil.rmtree(self._place.parent, ignore_errors=True)
 
 

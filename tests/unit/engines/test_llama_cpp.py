@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dutchdoor.core import EngineError, UsageError, WeightsError
+from dutchdoor.engines import ending
 from dutchdoor.engines.answer import ask
 from dutchdoor.engines.interface import Message
 from dutchdoor.engines.llama_cpp import ContextExceeded, read_prompt
@@ -313,3 +315,20 @@ async def test_a_long_path_for_temporary_files_is_no_hindrance(
     engine = await opened(models("llama"))
     assert (await ask(engine, question())).usage is not None
     assert not list(long.iterdir())
+
+
+async def test_an_engine_that_does_not_end_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+
+    class Stuck:
+        def __del__(self) -> None:
+            ended.wait(10)
+
+    monkeypatch.setattr(ending, "END_S", 0.05)
+    holder = [Stuck()]
+    async with asyncio.timeout(5):
+        await ending.let_go(holder)
+    assert "has not ended" in caplog.text
+    ended.set()
