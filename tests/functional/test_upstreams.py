@@ -168,9 +168,10 @@ BAD: dict[str, Reply] = {
     "page": Reply(raw=b"<html><body>It works!</body></html>\n\n"),
     "nothing": Reply(raw=b""),
     "done first": Reply(raw=b"data: [DONE]\n\n"),
+    "well": Reply(text="a b"),  # keeps the breaker closed
 }
 LATE = ["dies", "stalls", "fails", "unfinished", "malformed", "half"]
-EARLY = [name for name in BAD if name not in LATE]
+EARLY = [name for name in BAD if name not in (*LATE, "well")]
 
 
 async def test_a_stream_that_goes_wrong(tmp_path: Path) -> None:
@@ -199,14 +200,31 @@ async def test_a_stream_that_goes_wrong(tmp_path: Path) -> None:
                 assert booked["output_tokens"] == 2, name
                 assert booked["nanodollars"] == booked["input_tokens"] * 1000 + booked["output_tokens"] * 3000
                 assert len(place.ups[1].requests) == asked
-            if path == "/chat/completions":
-                assert json.loads(got.events[-1])["error"]["code"] == "stream_broken"
+                await place.ask(messages=turn("well"), stream=True)
+                if path == "/chat/completions":
+                    assert json.loads(got.events[-1])["error"]["code"] == "stream_broken"
         for name in EARLY:
-            await place.ask(messages=turn("dies"), stream=True)  # one that answers, for the breaker
+            await place.ask(messages=turn("well"), stream=True)
             got = await place.ask(messages=turn(name), stream=True)
             assert (got.status, got.target, got.text) == (200, "b", "from b"), name
             assert place.booked(got.id)["target"] == "b"
         assert place.ups[0].left >= 3  # those that stalled were stopped
+
+
+async def test_a_target_that_only_begins_streams_is_left_out(tmp_path: Path) -> None:
+    """Five broken streams in a row shut a target out."""
+    async with standing(
+        tmp_path,
+        lambda body: BAD[said(body)],
+        lambda _: Reply(text="from b"),
+        routes="m: {to: [a, b], retries: 0}",
+        target="timeout_s: 0.4",
+    ) as place:
+        for names in (["dies"] * 4 + ["well"], ["dies"] * 5):
+            for name in names:
+                assert (await place.ask(messages=turn(name), stream=True)).target == "a"
+        got = await place.ask(messages=turn("well"), stream=True)
+        assert (got.target, got.text) == ("b", "from b")
 
 
 END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'

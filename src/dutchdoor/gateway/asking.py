@@ -33,6 +33,7 @@ class Asking:
         self._route = route
         self._budget = budget
         self._faulty: set[Target] = set()  # that have failed this request
+        self._streaming: Breaker | None = None  # of the target whose stream is under way
         self.tries = 0
 
     async def first(self, offers: list[Offer]) -> tuple[Offer, Whole | Stream]:
@@ -88,9 +89,22 @@ class Asking:
             fault = TargetError("a fault in the target")  # of an engine: must not take the others with it
             self._failed(target, breaker, fault, now, trial)
             raise fault from error
-        breaker.succeeded()
+        if trial or isinstance(answer, Whole):
+            breaker.succeeded()
+        else:
+            self._streaming = breaker
         self._tell(target, None, 200, now)
         return answer
+
+    def ended(self, *, well: bool) -> None:
+        """The stream has come to its end, or broke off: a target that only begins streams is not well."""
+        breaker, self._streaming = self._streaming, None
+        if breaker is None:
+            return
+        if well:
+            breaker.succeeded()
+        else:
+            breaker.failed(time.monotonic(), trial=False)
 
     def _failed(
         self, target: Target, breaker: Breaker, error: TargetError, began: float, trial: bool

@@ -48,6 +48,7 @@ class Call:
         self.asked = asked
         self.created = created
         self.deadline = deadline
+        self._fields: dict[str, msgspec.Raw] | None = None
 
     @property
     def cap(self) -> int:
@@ -61,10 +62,12 @@ class Call:
         """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
-    @cached_property
+    @property
     def fields(self) -> dict[str, msgspec.Raw]:
         """The body's fields with each value's bytes as they came; not to be changed. Raises ApiError 400."""
-        return read_fields(self.asked.body)
+        if self._fields is None:
+            self._fields = read_fields(self.asked.body)
+        return self._fields
 
     @cached_property
     def shown(self) -> bytes:

@@ -222,14 +222,19 @@ class Exchange:
                 self._first_s = time.monotonic() - self._began
                 responder.send(200, body, [JSON, *headers])
             else:
-                await self._relay(call, reply, settlement, headers)
+                await self._relay(call, asking, reply, settlement, headers)
         finally:
             used = await settlement.close()
             if used is not None:
                 self._done(call, used, settlement)
 
     async def _relay(
-        self, call: Call, stream: Stream, settlement: Settlement, headers: list[tuple[bytes, bytes]]
+        self,
+        call: Call,
+        asking: Asking,
+        stream: Stream,
+        settlement: Settlement,
+        headers: list[tuple[bytes, bytes]],
     ) -> None:
         responder, dialect = self._responder, self._dialect
         settlement.stream = stream
@@ -242,6 +247,7 @@ class Exchange:
             await stream.relay(responder if translator is None else Translation(responder, translator))
             settlement.state = "finished"
             end = stream.tail
+            asking.ended(well=True)
         except asyncio.CancelledError:
             if not responder.cut:  # the client has left
                 await stream.last_words()
@@ -249,6 +255,7 @@ class Exchange:
             settlement.state, end = "broken", tell(BROKE_OFF)
         except BrokenStreamError as error:
             settlement.state, end = "broken", tell(BROKE_OFF)
+            asking.ended(well=False)
             log.write(
                 log.faults,
                 logging.WARNING,
@@ -259,6 +266,7 @@ class Exchange:
             )
         except Exception:  # noqa: BLE001 - the edge: a fault of an engine, after its first byte
             settlement.state, end = "broken", tell(BROKE_OFF)
+            asking.ended(well=False)
             log.faults.exception('{"event": "fault", "target": "%s"}', settlement.offer.target.name)
         finally:
             await stream.close()

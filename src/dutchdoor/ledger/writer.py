@@ -20,6 +20,7 @@ from dutchdoor.ledger.database import Database
 
 T = TypeVar("T")
 LARGEST_GROUP = 1024  # operations of one transaction; bounds how long the first of them waits
+MOST_TURNS = 4  # of the loop, for which a group waits while more comes
 ATTEMPTS = 6  # of a transaction that met another host's
 PAUSE_S = 0.01  # before the second attempt; each pause is twice the one before
 
@@ -64,7 +65,8 @@ class Writer:
         self._work = work
         self._db: Database | None = db
         self._waiting: deque[Waiting] = deque()
-        self._idle = False
+        self._looking: asyncio.AbstractEventLoop | None = None  # that will wake the thread
+        self._busy = False  # with a group
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="dutchdoor-ledger", daemon=True)
@@ -79,9 +81,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting.append((future, operation))
-        if self._idle:  # else the thread looks again before it sleeps
-            self._idle = False
-            loop.call_soon(self._wake.put, None)  # when all that came at once has been put
+        self._look_soon(loop)
         return future
 
     async def change(self, change: Callable[[Database], T]) -> T:
@@ -97,25 +97,61 @@ class Writer:
         self._wake.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    # -- in the loop
+
+    def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._busy and (self._looking is None or self._looking.is_closed()):
+            self._looking = loop
+            loop.call_soon(self._look, loop, 0, 0)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, seen: int, turns: int) -> None:
+        """Wake the thread when the loop brings no more at once: a flush costs what twenty operations cost, so
+        what comes together is worth a turn of waiting.
+        """
+        waits = len(self._waiting)
+        if seen < waits < LARGEST_GROUP and turns < MOST_TURNS:
+            loop.call_soon(self._look, loop, waits, turns + 1)
+            return
+        self._looking = None
+        if waits and not self._busy:
+            self._busy = True
+            self._wake.put(None)
+
+    def _deliver(self, done: list[Done]) -> None:
+        """Wake each loop once for all of its operations."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Done]] = {}
+        for each in done:
+            by_loop.setdefault(each[0].get_loop(), []).append(each)
+        self._busy = False
+        for loop, mine in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._resolve, loop, mine)
+
+    def _resolve(self, loop: asyncio.AbstractEventLoop, done: list[Done]) -> None:
+        for future, value, error in done:
+            if future.done():  # cancelled by the one who waited; the write stands
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        if self._waiting:
+            self._look_soon(loop)
+
     # -- in the thread
 
     def _run(self) -> None:
         try:
-            while True:
+            while not self._closed or self._waiting:
+                if not self._closed:
+                    self._wake.get()
                 group = self._gather()
                 if group:
-                    _deliver(self._group(group))
-                elif self._closed:
-                    return
+                    self._deliver(self._group(group))
         finally:
             self._drop()
 
     def _gather(self) -> list[Waiting]:
-        if not self._waiting and not self._closed:
-            self._idle = True
-            if not self._waiting:  # what was put before `_idle` was set woke nobody
-                self._wake.get()
-            self._idle = False
         group: list[Waiting] = []
         while self._waiting and len(group) < LARGEST_GROUP:
             if isinstance(self._waiting[0][1], _Alone):
@@ -211,23 +247,3 @@ class _FaultError(Exception):
         if not isinstance(error, DutchdoorError):
             self.error = LedgerError(f"the ledger cannot be written: {error}", hint="look at where it lies")
             self.error.__cause__ = error
-
-
-def _deliver(done: list[Done]) -> None:
-    """Wake each loop once for all of its operations."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Done]] = {}
-    for each in done:
-        by_loop.setdefault(each[0].get_loop(), []).append(each)
-    for loop, mine in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_resolve, mine)
-
-
-def _resolve(done: list[Done]) -> None:
-    for future, value, error in done:
-        if future.done():  # cancelled by the one who waited; the write stands
-            continue
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)

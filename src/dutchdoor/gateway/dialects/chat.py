@@ -1,12 +1,20 @@
 """OpenAI's chat completions: read for what the gateway itself needs, and passed on as they are."""
 
+import re
 from typing import Any
 
 import msgspec
 
 from dutchdoor.gateway.call import Asked, Call
 from dutchdoor.gateway.dialects.interface import Translator
-from dutchdoor.gateway.dialects.reading import UNREADABLE, invalid, searchable, unreadable, within
+from dutchdoor.gateway.dialects.reading import (
+    UNREADABLE,
+    invalid,
+    is_escaped,
+    searchable,
+    unreadable,
+    within,
+)
 from dutchdoor.gateway.errors import ApiError, bad_parameter, error_body
 
 MOST_TOKENS = 1 << 24  # more than any context; keeps every product of money inside a column
@@ -20,13 +28,15 @@ OUTSIDE = (
         b'"file_url"',
     ),  # of a file as it lies in the body: its pages are pictures
 )
-HINTS = (b"_url", b"_id", b"_data")  # what all of them hold, searched for first
+HINT = re.compile(rb"_(?:url|id|data)", re.IGNORECASE)  # what all of them hold, searched for first
 
 
 def outside(body: bytes) -> int:
     """Parts of a chat's body whose size it does not tell."""
+    if not HINT.search(body) and not is_escaped(body):
+        return 0
     shown = searchable(body)
-    return sum(map(shown.count, OUTSIDE)) if any(hint in shown for hint in HINTS) else 0
+    return sum(map(shown.count, OUTSIDE))
 
 
 NOTHING = msgspec.Raw(b"")
@@ -83,7 +93,7 @@ class ChatDialect:
             cap=envelope.cap,
             choices=max(envelope.n or 1, envelope.best_of or 1),
             prompts=len(envelope.messages),
-            said=sum(map(_length, (*envelope.messages, envelope.tools, envelope.functions))),
+            said=sum(map(_length, envelope.messages)) + _length(envelope.tools) + _length(envelope.functions),
             attachments=outside(body),
         )
 

@@ -33,11 +33,16 @@ def read_fields(body: bytes) -> dict[str, msgspec.Raw]:
         raise unreadable() from None
 
 
+def is_escaped(body: bytes) -> bool:
+    """Whether ASCII characters are written in it as their numbers, which a search would not find."""
+    return b"\\" in body and _ESCAPED.search(body) is not None
+
+
 def searchable(body: bytes) -> bytes:
     """A readable body for searches of its bytes, in lower case: no name in it is hidden by being written in
     escapes.
     """
-    if b"\\u00" in body and _ESCAPED.search(body):
+    if is_escaped(body):
         with contextlib.suppress(*UNREADABLE):  # who reads it later says so
             body = msgspec.json.encode(msgspec.json.decode(body))
     return body.lower()

@@ -12,6 +12,14 @@ import msgspec
 from dutchdoor.gateway.errors import ApiError, rate_limited
 
 Headers = tuple[tuple[bytes, bytes], ...]
+Names = tuple[bytes, bytes, bytes]
+
+
+def _names(which: bytes) -> Names:
+    return (b"x-ratelimit-limit-" + which, b"x-ratelimit-remaining-" + which, b"x-ratelimit-reset-" + which)
+
+
+REQUESTS, TOKENS = _names(b"requests"), _names(b"tokens")
 
 
 class LimitError(Exception):
@@ -46,12 +54,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     def headers(self, rpm: int | None, tpm: int | None) -> Headers:
         """OpenAI's `x-ratelimit-…` headers; none for a limit that the key does not have."""
-        made: list[tuple[bytes, bytes]] = []
+        made: Headers = ()
         if rpm is not None:
-            made += _headers(b"requests", rpm, self.requests, self.requests_reset_s)
+            made += _headers(REQUESTS, rpm, self.requests, self.requests_reset_s)
         if tpm is not None:
-            made += _headers(b"tokens", tpm, self.tokens, self.tokens_reset_s)
-        return tuple(made)
+            made += _headers(TOKENS, tpm, self.tokens, self.tokens_reset_s)
+        return made
 
 
 class Limits(Protocol):
@@ -74,10 +82,10 @@ class Limits(Protocol):
     async def close(self) -> None: ...
 
 
-def _headers(which: bytes, limit: int, used: int, reset_s: float) -> list[tuple[bytes, bytes]]:
+def _headers(names: Names, limit: int, used: int, reset_s: float) -> Headers:
     reset = math.ceil(reset_s * 1000) / 1000
-    return [
-        (b"x-ratelimit-limit-" + which, b"%d" % limit),
-        (b"x-ratelimit-remaining-" + which, b"%d" % max(0, limit - used)),
-        (b"x-ratelimit-reset-" + which, b"%gs" % reset),
-    ]
+    return (
+        (names[0], b"%d" % limit),
+        (names[1], b"%d" % max(0, limit - used)),
+        (names[2], b"%gs" % reset),
+    )

@@ -82,6 +82,7 @@ class HttpTarget:
         self._raw_model = msgspec.Raw(msgspec.json.encode(model))
         self._cap_field = CAP_FIELDS.get(parts.hostname or "", "max_tokens")
         self._can = can
+        self._who = f"target '{name}'"
         self._system = (
             None
             if system_prompt is None
@@ -92,9 +93,9 @@ class HttpTarget:
         self._origin = Origin(url, idle_s=idle_s)
 
     def check(self, call: Call) -> None:
-        who, can = f"target '{self.name}'", contract.UNKNOWN if self._can is None else self._can
-        contract.check(can, call, who)
-        contract.check_money(can, call, who, stated=isinstance(self.price, Price))
+        can = contract.UNKNOWN if self._can is None else self._can
+        contract.check(can, call, self._who)
+        contract.check_money(can, call, self._who, stated=isinstance(self.price, Price))
         if self._system is not None and call.asked.operation != "chat":
             # its system prompt could not be put first
             message = f"'{call.asked.model}' answers chats only, no {call.asked.operation}."
