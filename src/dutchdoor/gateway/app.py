@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any
 
 from dutchdoor.core import DutchdoorError
 from dutchdoor.gateway import log
+from dutchdoor.gateway.dialects.interface import Dialect
 from dutchdoor.gateway.dialects.registry import DIALECTS
 from dutchdoor.gateway.errors import ApiError
 from dutchdoor.gateway.exchange import Exchange
@@ -158,17 +160,17 @@ class Gateway:
 
     # -- requests
 
-    async def __call__(self, request: Request, responder: Responder) -> None:
+    def __call__(self, request: Request, responder: Responder) -> Coroutine[Any, Any, None]:
         dialect = DIALECTS.get(request.path)
-        if dialect is None:
-            await self._elsewhere(request, responder)
-        elif request.method == b"POST":
-            await Exchange(self, dialect, request, responder).run()
-        else:
+        if dialect is not None and request.method == b"POST":
+            return Exchange(self, dialect, request, responder).run()
+        return self._elsewhere(dialect, request, responder)
+
+    async def _elsewhere(self, dialect: Dialect | None, request: Request, responder: Responder) -> None:
+        if dialect is not None:
             error = _not_allowed(request.method, b"POST")
             responder.send(error.status, dialect.error(error), [JSON, *error.headers])
-
-    async def _elsewhere(self, request: Request, responder: Responder) -> None:
+            return
         ids = [(b"x-request-id", new_request().encode())]
         if self._off_path is None:
             from dutchdoor.gateway.admin import admin_app  # a framework that the hot path does not need

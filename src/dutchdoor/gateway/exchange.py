@@ -68,7 +68,8 @@ class Exchange:
         cancellation that says that it has left.
         """
         try:
-            self._key = await self._authenticate()
+            secret = secret_of(self._request)
+            self._key = self._gateway.ledger.cached_key(secret) or await self._look_up(secret)
             call = self._read()
             await self._admit(self._key, call)
         except ApiError as error:
@@ -106,9 +107,8 @@ class Exchange:
 
     # -- auth
 
-    async def _authenticate(self) -> Key:
-        secret = secret_of(self._request)
-        key = self._gateway.ledger.cached_key(secret) or await self._gateway.ledger.find_key(secret)
+    async def _look_up(self, secret: str) -> Key:
+        key = await self._gateway.ledger.find_key(secret)
         if key is None:
             raise wrong_key()
         return key
@@ -128,7 +128,8 @@ class Exchange:
                 raise unknown_model(call.asked.model)
             call.deadline = self._began + (route.deadline_s or DEADLINE_S)
             offers = route.able(call, key)
-            await self._limit(key, call)
+            if key.rpm is not None or key.tpm is not None:
+                await self._limit(key, call)
             offers = await self._reserve(key, call, route, offers)
             self._admitted_s = time.monotonic() - self._began
             asking = Asking(self._gateway, call, route, generation.tries[route.model])
@@ -137,8 +138,6 @@ class Exchange:
             self._gateway.leave(generation)
 
     async def _limit(self, key: Key, call: Call) -> None:
-        if key.rpm is None and key.tpm is None:
-            return
         if key.tpm is not None:
             self._reserved_tokens = call.input_guess + call.cap * call.asked.choices
         try:

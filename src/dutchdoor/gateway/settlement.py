@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from dutchdoor.core import LedgerError
 from dutchdoor.engines.interface import Usage
@@ -31,14 +32,14 @@ class Settlement:
         self._call = call
         self._closed = False
 
-    async def whole(self, answer: Whole) -> None:
+    def whole(self, answer: Whole) -> Awaitable[None]:
         """Book an answer in one piece."""
         if answer.usage is not None:
             used = self._used("finished", "reported", answer.usage)
         else:
             used = self._used("finished", "relayed", self._guess(-(-answer.said // BYTES_PER_TOKEN)))
         # an answer that cannot be booked is not sent, so later it is charged nothing
-        await self._book(used, later=self._nothing())
+        return self._book(used, later=self._nothing())
 
     async def again(self) -> None:
         """Wait for a booking once more, where the wait was cut short; the write goes on meanwhile."""
