@@ -148,6 +148,10 @@ class Writer:
                 group = self._gather()
                 if group:
                     self._deliver(self._group(group))
+                    continue
+                self._busy = False  # another loop's operations went with the last group
+                if self._waiting:
+                    self._wake.put(None)
         finally:
             self._drop()
 
