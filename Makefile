@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: up test check lint types layers docs family lock soak bench-gateway bench-engines clean
+.PHONY: up test check lint types layers docs family lock soak simulate bench-vetting bench-gateway bench-engines clean
 
 up: $(READY) ## walk the whole way of a release on the reference family, then serve it
 	$(BIN)/dutchdoor up examples/gable/family.yaml $(ARGS)
@@ -34,6 +34,12 @@ family: $(READY) ## retrain the reference family from nothing (about an hour on 
 
 soak: $(READY) ## a thousand servers killed at random points, and the ledger held against what clients received
 	DUTCHDOOR_SOAK=$(or $(POINTS),1000) $(BIN)/python -m pytest tests/functional/test_kill.py -p no:xdist -s --timeout 7200 $(ARGS)
+
+simulate: $(READY) ## how often verdicts are wrong at their bound, and their power (about five minutes)
+	$(BIN)/python bench/simulate/run.py $(ARGS)
+
+bench-vetting: $(READY) ## measure the vetting runner against its peers (some minutes)
+	$(BIN)/python bench/vetting/run.py $(ARGS)
 
 bench-gateway: $(READY) ## measure the gateway against its peers (about a quarter of an hour)
 	$(BIN)/python bench/gateway/run.py $(ARGS)

@@ -314,3 +314,25 @@ def test_false_passes_of_a_ratio_at_the_boundary_are_within_the_bar() -> None:
     slack = 3 * math.sqrt(0.05 * 0.95 / runs)
     assert passed / runs <= 0.065 + slack
     assert under / runs <= 0.065 + slack
+
+
+def test_where_no_pair_is_lost_the_bound_is_never_narrower_than_the_exact_one() -> None:
+    """Tango alone passes 88 equal pairs at 3 %, which come about in 6.9 % although truly 3 % are gained."""
+    assert stats.tango_upper(0, 0, 88) <= 0.03
+    assert 0.97**88 > 0.065
+    assert (
+        stats.paired_difference([False] * 88, [False] * 88).upper == stats.clopper_pearson_upper(0, 88) > 0.03
+    )
+    gained = stats.paired_difference([True] * 3 + [False] * 97, [False] * 100)
+    assert gained.upper >= stats.clopper_pearson_upper(3, 100)
+    lost = stats.paired_difference([False] * 100, [True] * 3 + [False] * 97)
+    assert lost.lower <= -stats.clopper_pearson_upper(3, 100)
+
+
+@pytest.mark.parametrize("delta", [0.03, 0.05, 0.1, 0.2])
+def test_no_number_of_pairs_passes_falsely_above_the_bar(delta: float) -> None:
+    """Exact, also where no pair is lost (discordance δ) or none is equal (discordance 1)."""
+    sizes = range(15, 400, 1 if delta > 0.03 else 3)
+    for discordance in (delta, 1.02 * delta, 1.5 * delta, 3 * delta, 1.0):
+        worst = max(stats.difference_power(n, delta, discordance, true=delta) for n in sizes)
+        assert worst <= 0.065, discordance
