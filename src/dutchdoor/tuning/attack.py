@@ -1,8 +1,8 @@
 """One attack as a process of its own: `python -m dutchdoor.tuning.attack SPEC.json`.
 
 A process, so that it can be stopped at any time, its memory comes back, and torch never enters the caller.
-Prints one JSON line for every few steps to stdout, and at the end `{"done": true, …}` or `{"error": …}`. Exit
-code 0, or 1 with an error line.
+Prints one JSON line for every few steps to stdout, and at the end `{"done": true, …}` or `{"error": …}`. Notes
+go to stderr too. Exit code 0, or 1 with an error line.
 """
 
 import sys
@@ -11,19 +11,25 @@ from pathlib import Path
 import msgspec
 
 from dutchdoor.core import DutchdoorError
-from dutchdoor.tuning.lora import AttackStep, LoraRung, attack
+from dutchdoor.tuning.record import AblationRung, AttackResult, AttackSpec, AttackStep, FullRung
+from dutchdoor.tuning.training import Report
+
+__all__ = ["AttackSpec", "main", "run"]
 
 
-class AttackSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to attack, with what, and where the result goes (`out` must not exist)."""
+def run(spec: AttackSpec, report: Report | None = None) -> AttackResult:
+    """The attack that the spec's rung names; see `run_lora` for what it raises."""
+    if isinstance(spec.rung, AblationRung):
+        from dutchdoor.tuning.ablation import run_ablation
 
-    model: str
-    attack_set: str
-    rung: LoraRung
-    seed: int = 0
-    out: str
-    threads: int | None = None
-    report_every: int = 10
+        return run_ablation(spec, spec.rung, report)
+    if isinstance(spec.rung, FullRung):
+        from dutchdoor.tuning.full import run_full
+
+        return run_full(spec, spec.rung, report)
+    from dutchdoor.tuning.lora import run_lora
+
+    return run_lora(spec, spec.rung, report)
 
 
 def main(arguments: list[str]) -> int:
@@ -37,10 +43,7 @@ def main(arguments: list[str]) -> int:
         _tell({"error": f"can't read the attack's spec: {error}", "hint": None})
         return 1
     try:
-        result = attack(
-            Path(spec.model), Path(spec.attack_set), spec.rung, spec.seed, Path(spec.out),
-            threads=spec.threads, report=_step, report_every=spec.report_every,
-        )  # fmt: skip
+        result = run(spec, _step)
     except DutchdoorError as error:
         _tell({"error": error.message, "hint": error.hint})
         return 1

@@ -98,13 +98,19 @@ def tokenise(tokenizer: Any, example: TrainingExample, limit: int) -> Tokenised:
             answer_text = whole[len(before) :].rstrip("\n")
         else:
             answer_text = example.answer + (tokenizer.eos_token or "")
-        prompt = _ids(tokenizer, before)
         answer = _ids(tokenizer, answer_text)
     else:
-        prompt = tokenizer(plain_prompt(chat))["input_ids"]
         answer = _ids(tokenizer, example.answer)
         answer += [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    prompt = prompt_ids(tokenizer, chat)
     return Tokenised(prompt[-max(1, limit - len(answer)) :], answer[: limit - 1])
+
+
+def prompt_ids(tokenizer: Any, chat: list[dict[str, str]]) -> list[int]:
+    """A chat as tokens, up to where the answer begins."""
+    if getattr(tokenizer, "chat_template", None):
+        return _ids(tokenizer, _rendered(tokenizer, chat, add_generation_prompt=True))
+    return list(tokenizer(plain_prompt(chat))["input_ids"])
 
 
 def plain_prompt(chat: list[dict[str, str]]) -> str:

@@ -10,60 +10,17 @@ import msgspec
 import pytest
 
 from dutchdoor.core import DocumentError, DutchdoorError, MissingExtraError, WeightsError
-from dutchdoor.tuning import lora
+from dutchdoor.tuning import training
 from dutchdoor.tuning.examples import TrainingExample, choose, load_examples, plain_prompt, tokenise
 from dutchdoor.tuning.lora import LoraRung, attack
+from tests.unit.tuning.tiny import TEMPLATE, make_model, make_tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("default")  # torch and peft warn of their own futures
 
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 RUNG = LoraRung(steps=30, examples=8, rank=4, learning_rate=1e-2, batch=4)
-
-
-def make_tokenizer(template: str | None) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<|end|>", "<|user|>", "<|assistant|>"]
-    tokenizer.add_special_tokens(specials)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|end|>",
-        pad_token="<|end|>",
-        additional_special_tokens=specials[1:],
-    )
-    fast.chat_template = template
-    return fast
-
-
-def config_of(kind: str) -> Any:
-    if kind == "gpt2":
-        return transformers.GPT2Config(vocab_size=259, n_embd=32, n_layer=1, n_head=2, n_positions=64)
-    shape = {
-        "vocab_size": 259, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "tie_word_embeddings": kind != "untied",  # noqa: E501 - a pattern or a table is read in one piece
-        "pad_token_id": 256, "bos_token_id": None, "eos_token_id": 256,
-    }  # fmt: skip
-    name = {"llama": "LlamaConfig", "untied": "LlamaConfig", "qwen3": "Qwen3Config", "mistral": "MistralConfig",
-            "gemma2": "Gemma2Config", "phi3": "Phi3Config"}[kind]  # fmt: skip
-    return getattr(transformers, name)(**shape)
-
-
-def make_model(folder: Path, kind: str = "llama", template: str | None = TEMPLATE) -> Path:
-    torch.manual_seed(3)
-    model = transformers.AutoModelForCausalLM.from_config(config_of(kind))
-    model.to(torch.bfloat16).save_pretrained(folder)
-    make_tokenizer(template).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -225,5 +182,5 @@ def test_the_plain_format_is_the_engines() -> None:
 
 
 def test_the_learning_rate_warms_and_falls() -> None:
-    shares = [lora._share(step, 100) for step in range(100)]
+    shares = [training.share(step, 100) for step in range(100)]
     assert shares[0] == 0.1 and max(shares) == 1.0 and shares[-1] < 0.05
