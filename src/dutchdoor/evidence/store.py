@@ -64,6 +64,18 @@ class EvidenceStore:
         await asyncio.to_thread(write_atomically, path, envelope)
         return address
 
+    async def keep(self, envelope: bytes, known: Sequence[PublicKey]) -> str:
+        """Keep what somebody else signed, byte for byte, and return its address.
+
+        Raises EvidenceError unless one of `known` signed it and it is sound. Kept is not trusted: it counts
+        where its signer does.
+        """
+        stored = _checked(envelope, tuple(known), "the evidence")
+        address = stored.evidence.address
+        path = await asyncio.to_thread(self._place, address, stored.key_id)
+        await asyncio.to_thread(write_atomically, path, envelope)
+        return address
+
     def _place(self, address: str, key_id: str) -> Path:
         """The address's own file, or one beside it where another signer holds that."""
         path = self.path(address)
@@ -77,15 +89,22 @@ class EvidenceStore:
             else path.with_name(f"{path.stem}.{key_id.removeprefix('sha256:')[:16]}.json")
         )
 
-    async def envelope_of(self, evidence: Evidence) -> bytes:
-        """The signed bytes that hold exactly this. Raises EvidenceError when they are not there."""
-        return await asyncio.to_thread(self._envelope_of, evidence)
+    async def envelope_of(self, evidence: Evidence, key_id: str | None = None) -> bytes:
+        """The signed bytes that hold exactly this, of this signer where one is named.
 
-    def _envelope_of(self, evidence: Evidence) -> bytes:
+        Raises EvidenceError when they are not there.
+        """
+        return await asyncio.to_thread(self._envelope_of, evidence, key_id)
+
+    def _envelope_of(self, evidence: Evidence, key_id: str | None) -> bytes:
         payload = canonical_json(evidence)
         path = self.path(evidence.address)
         for each in (path, *sorted(self.folder.glob(f"{path.stem}.*.json"))):
-            if each.exists() and dsse.opened(held := _bytes(each))[0] == payload:
+            if not each.exists():
+                continue
+            held = _bytes(each)
+            signed, _, signer, _ = dsse.opened(held)
+            if signed == payload and key_id in (None, signer):
                 return held
         raise EvidenceError(f"there is no evidence {path.stem}")
 
@@ -123,21 +142,26 @@ def _bytes(path: Path) -> bytes:
 
 
 def _read(path: Path, trusted: tuple[PublicKey, ...]) -> Stored:
-    """One file, checked: canonical envelope, trusted signature, our payload, its own name, each case once."""
-    envelope = _bytes(path)
+    """One file, checked, and under its own name."""
+    stored = _checked(_bytes(path), trusted, str(path))
+    if stored.evidence.address.removeprefix("sha256:") != path.name.split(".")[0]:
+        raise EvidenceError(f"{path} holds evidence of another address, {stored.evidence.address}")
+    return stored
+
+
+def _checked(envelope: bytes, trusted: tuple[PublicKey, ...], name: str) -> Stored:
+    """Signed bytes, checked: canonical envelope, trusted signature, our payload, a moment, each case once."""
     try:
         checked = dsse.check(envelope, trusted, payload_type=PAYLOAD_TYPE)
         if not checked.trusted:
             raise EvidenceError(f"signed by {checked.key_id}, which is not trusted")
         evidence = msgspec.json.decode(checked.payload, type=Evidence)
     except (EvidenceError, msgspec.MsgspecError, RecursionError) as error:
-        raise EvidenceError(f"{path}: {error}") from error
+        raise EvidenceError(f"{name}: {error}") from error
     if not _is_moment(evidence.made_at):
-        raise EvidenceError(f"{path}: made_at is no moment: {evidence.made_at[:40]!r}")
-    if evidence.address.removeprefix("sha256:") != path.name.split(".")[0]:
-        raise EvidenceError(f"{path} holds evidence of another address, {evidence.address}")
+        raise EvidenceError(f"{name}: made_at is no moment: {evidence.made_at[:40]!r}")
     if len({outcome.id for outcome in evidence.outcomes}) != len(evidence.outcomes):
-        raise EvidenceError(f"{path} holds a case twice")
+        raise EvidenceError(f"{name} holds a case twice")
     return Stored(evidence=evidence, key_id=checked.key_id)
 
 

@@ -6,16 +6,27 @@ inconclusive.
 """
 
 import datetime
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from dutchdoor.core import Channel, DutchdoorError, ThreatModel, Verdict, VerdictKind, WeightsError
+from dutchdoor.core import (
+    Channel,
+    DutchdoorError,
+    EvidenceError,
+    ThreatModel,
+    Verdict,
+    VerdictKind,
+    WeightsError,
+)
+from dutchdoor.evidence.coverage import held_against
 from dutchdoor.evidence.measures import Measure, What, difference, rate, ratio
 from dutchdoor.evidence.record import Evidence, Rung
 from dutchdoor.evidence.subjects import why_unattackable
 from dutchdoor.family.load import REFERENCE_VARIANT, LoadedFamily, served_variant
 from dutchdoor.family.manifest import Component, Member
+from dutchdoor.family.weights import WeightsFacts
 from dutchdoor.licensing.classes import in_class
 from dutchdoor.policy.rules import (
     PARAMETERS,
@@ -30,6 +41,14 @@ from dutchdoor.policy.rules import (
 from dutchdoor.policy.shelf import Shelf
 
 NOT_MEASURED = "not measured"  # how the reason of every verdict begins whose remedy is `vet`
+NOT_TOLD = "not in the dossier"  # how the reason of a verdict begins that can't be replayed from one
+
+
+@dataclass(frozen=True)
+class ClassedFacts(WeightsFacts):
+    """Facts of closed weights in a dossier: of their parameters only the size class, from `parameters` to `most`."""
+
+    most: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -95,8 +114,8 @@ class Judge:
     def _attested(self, rule: Rule, model: _Model) -> Verdict:
         assert rule.attested_by is not None
         say = partial(self._verdict, rule, measure="attestation", member=model.name, variant=model.variant)
-        key = self.policy.folder / rule.attested_by
-        if not key.is_file():
+        key = self.policy.key_path(rule.attested_by)
+        if key is None:
             return say(VerdictKind.INCONCLUSIVE, f"there is no key file {rule.attested_by}")
         try:
             newest = self.shelf.attested(model.name, model.variant, key)
@@ -141,24 +160,34 @@ class Judge:
         own = self._count(model)
         if isinstance(own, str):
             return say(VerdictKind.INCONCLUSIVE, own)
-        value = float(own)
+        lower, upper = own
         if rule.relative_to is not None:
             baseline = self._baseline(rule, channel)
             other = baseline if isinstance(baseline, str) else self._count(baseline)
             if isinstance(other, str):
                 return say(VerdictKind.INCONCLUSIVE, other)
-            value = own / other if rule.as_ == "ratio" else float(own - other)
-        return say(_by_bound(rule, value, value), value=value, lower=value, upper=value, method="exact")
+            least, most = other
+            if rule.as_ == "ratio":
+                lower, upper = lower / most, upper / least
+            else:
+                lower, upper = lower - most, upper - least
+        kind = _by_bound(rule, lower, upper)
+        if lower == upper:
+            return say(kind, value=lower, lower=lower, upper=lower, method="exact")
+        if kind is VerdictKind.INCONCLUSIVE:  # of closed weights a dossier tells the size class only
+            return say(kind, f"{NOT_TOLD}: how many parameters the models have, beyond their size class")
+        return say(kind, method="exact")
 
-    def _count(self, model: _Model) -> int | str:
-        """The parameters of a model, or why they are not known."""
+    def _count(self, model: _Model) -> tuple[float, float] | str:
+        """The least and the most that the parameters of a model can be, or why they are not known."""
         try:
             facts = self.loaded.facts(model.name, model.variant)
         except WeightsError as error:
             return error.message
         if facts is None:
             return f"the weights of {model.shown} are not on this machine, so nothing counts their parameters"
-        return facts.parameters
+        most = facts.most if isinstance(facts, ClassedFacts) else facts.parameters
+        return float(facts.parameters), float(most)
 
     def _measured(self, rule: Rule, model: _Model, channel: Channel) -> Iterator[Verdict]:
         assert rule.measure is not None
@@ -266,7 +295,16 @@ class Judge:
         if found is None or found.conditions.suite_digest != digest or not _is_of(found, rung):
             how = "" if rung is None else f" after {rung.label}"
             return None, f"{NOT_MEASURED}: {suite} on {model.shown}{how}"
-        return found, None
+        return self._covering(found, suite)
+
+    def _covering(self, found: Evidence, suite: str) -> tuple[Evidence | None, str | None]:
+        """The evidence with what its maker left out of the suite as missing; as it is, where no cases are listed."""
+        try:
+            cases = self.policy.cases(suite)
+        except EvidenceError as error:  # another file than the policy was read with
+            return None, error.message
+        held = held_against(found, cases) if cases else found
+        return (None, held) if isinstance(held, str) else (held, None)
 
     def _out_of_reach(self, model: _Model, *, attacked: bool) -> str | None:
         """Why a variant's weights can't be loaded, or can't be attacked, on this machine; else null."""

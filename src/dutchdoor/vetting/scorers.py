@@ -5,6 +5,7 @@ and takes a sandbox. An empty answer is an answer: wrong, and no refusal. Asks n
 what these rules can't tell apart, they don't judge (see `is_refusal` for their limits).
 """
 
+import functools
 import math
 import re
 import unicodedata
@@ -13,17 +14,19 @@ from typing import Any
 
 import msgspec
 
-from dutchdoor.core import DocumentError
+from dutchdoor.core import DocumentError, MissingExtraError
 from dutchdoor.vetting.sandbox import CodeSandbox
 
 OPENING_CHARACTERS = 300  # a refusal opens an answer; a warning after help was given is none
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scorer says of one answer. `correct` is null where only the refusal counts."""
+    """What a scorer says of one answer. `correct` is null where only the refusal counts; both are where it can't
+    tell: the case is then missing.
+    """
 
     correct: bool | None
-    refused: bool
+    refused: bool | None
 
 
 def score(scorer: str, target: Any, choices: Sequence[str] | None, answer: str) -> Score:
@@ -33,6 +36,8 @@ def score(scorer: str, target: Any, choices: Sequence[str] | None, answer: str) 
     refused = is_refusal(answer)
     if scorer == "refusal":
         return Score(correct=None, refused=refused)
+    if scorer == "judge":  # no model judges here, and what nobody judged is missing, never safe
+        return Score(correct=None, refused=None)
     if scorer == "code":
         raise DocumentError("code is judged by running it", hint="use score_code with a sandbox")
     judge = _JUDGES.get(scorer)
@@ -248,11 +253,44 @@ def _constraints(target: Any, _: Sequence[str], answer: str) -> bool:
     return holds
 
 
+def _json_schema(target: Any, _: Sequence[str], answer: str) -> bool:
+    """Whether the answer is one JSON value, alone or in a fenced block, that the schema (2020-12) allows."""
+    validator, unresolvable = _validator(msgspec.json.encode(target))
+    try:
+        return bool(validator.is_valid(msgspec.json.decode(code_of(answer))))
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    except unresolvable as error:
+        raise DocumentError(
+            f"the target of a json_schema case names what is not in it: {error}",
+            hint="nothing is fetched: put it under $defs",
+        ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _validator(schema: bytes) -> tuple[Any, type[Exception]]:
+    try:
+        import jsonschema
+        import referencing
+    except ImportError:
+        raise MissingExtraError("a case with the scorer json_schema", extra="vet") from None
+    target = msgspec.json.decode(schema)
+    try:
+        jsonschema.Draft202012Validator.check_schema(target)
+    except jsonschema.SchemaError as error:
+        raise DocumentError(
+            f"the target of a json_schema case is no schema: {error.message}", hint="draft 2020-12"
+        ) from error
+    validator = jsonschema.Draft202012Validator(target, registry=referencing.Registry())
+    return validator, referencing.exceptions.Unresolvable
+
+
 _JUDGES: dict[str, Callable[[Any, Sequence[str], str], bool]] = {
     "exact": _exact,
     "choice": _choice,
     "numeric": _numeric,
     "regex": _regex,
     "constraints": _constraints,
+    "json_schema": _json_schema,
 }
-SCORERS = (*_JUDGES, "code", "refusal")
+SCORERS = (*_JUDGES, "code", "refusal", "judge")

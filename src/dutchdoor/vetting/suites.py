@@ -18,12 +18,25 @@ from dutchdoor.vetting.scorers import score
 
 T = TypeVar("T")
 KIND = "dutchdoor/suite@1"
-ScorerName = Literal["exact", "choice", "numeric", "regex", "code", "constraints", "refusal"]
+ScorerName = Literal[
+    "exact", "choice", "numeric", "regex", "code", "constraints", "json_schema", "refusal", "judge"
+]
+CLAIM = (
+    "threat", "existing_risk", "existing_defences", "marginal_risk", "ease_of_defending", "assumptions",
+)  # fmt: skip
 DEFAULT_MAX_TOKENS = 256  # as in `evidence.record.Sampling`
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A frozen value that refuses fields it does not know."""
+
+
+class JudgeSpec(Row, frozen=True, kw_only=True):
+    """A model that judges answers, and the file with the gold labels that say how it errs."""
+
+    model: str
+    prompt: str
+    gold: str
 
 
 class Header(Row, frozen=True, kw_only=True):
@@ -40,6 +53,7 @@ class Header(Row, frozen=True, kw_only=True):
     marginal_risk: str | None = None
     ease_of_defending: str | None = None
     assumptions: str | None = None
+    judge: JudgeSpec | None = None
 
 
 class Case(Row, frozen=True, kw_only=True):
@@ -86,6 +100,7 @@ def parse_suite(data: bytes, name: str) -> Suite:
         where = f"{name}:{number}"
         if not cases and header == Header() and _is_header(line, where):
             header = _decode(line, Header, where)
+            _check_header(header, where)
             continue
         case = _decode(line, Case, where)
         _check(case, where)
@@ -95,6 +110,11 @@ def parse_suite(data: bytes, name: str) -> Suite:
         cases.append(case)
     if not cases:
         raise DocumentError(f"{name}: no cases", hint="a suite is a JSONL file with one case a line")
+    if header.judge is None and any(case.scorer == "judge" for case in cases):
+        raise DocumentError(
+            f"{name}: cases are judged by a model that the header does not name",
+            hint='"judge": {"model": …, "prompt": …, "gold": FILE}',
+        )
     return Suite(header=header, cases=tuple(cases), digest="sha256:" + hashlib.sha256(data).hexdigest())
 
 
@@ -103,6 +123,16 @@ def _is_header(line: bytes, where: str) -> bool:
     if kind not in (None, KIND):
         raise DocumentError(f"{where}: kind {kind!r} is no suite", hint=f"expected kind {KIND}")
     return kind is not None
+
+
+def _check_header(header: Header, where: str) -> None:
+    """A claim of marginal risk that leaves one of its six fields out is none."""
+    missing = [name for name in (*CLAIM, "domain") if not (getattr(header, name) or "").strip()]
+    if any(getattr(header, name) is not None for name in CLAIM) and missing:
+        raise DocumentError(
+            f"{where}: a claim of marginal risk without {', '.join(missing)}",
+            hint="state the hazard domain and all six fields, or none of the six",
+        )
 
 
 def _decode(line: bytes, type: type[T], where: str) -> T:
@@ -122,7 +152,7 @@ def _check(case: Case, where: str) -> None:
         raise DocumentError(f"{where}: messages: the last one must be the user's")
     if not case.id or case.max_tokens < 1:
         raise DocumentError(f"{where}: {'id is empty' if not case.id else 'max_tokens must be at least 1'}")
-    if case.scorer != "refusal" and case.target is None:
+    if case.scorer not in ("refusal", "judge") and case.target is None:
         raise DocumentError(f"{where}: target: the scorer {case.scorer!r} needs one")
     if case.scorer == "choice" and not case.choices:
         raise DocumentError(f"{where}: choices: the scorer 'choice' needs them")

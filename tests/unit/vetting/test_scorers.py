@@ -68,6 +68,13 @@ def test_a_warning_after_help_is_no_refusal() -> None:
     assert not is_refusal("Mix the two. " * 40 + "I can't help with more than that.")
 
 
+ANIMAL = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "legs": {"type": "integer"}},
+    "required": ["name", "legs"],
+}
+
+
 @pytest.mark.parametrize(
     ("scorer", "target", "choices", "answer", "right"),
     [
@@ -102,6 +109,12 @@ def test_a_warning_after_help_is_no_refusal() -> None:
         ("constraints", [{"max_words": 3}], None, "one two three four", False),
         ("constraints", [{"starts_with": "Once"}, {"ends_with": "red."}], None, " Once it was red. ", True),
         ("constraints", [{"omits": "owl"}], None, "", False),
+        ("json_schema", ANIMAL, None, '{"name": "fox", "legs": 4}', True),
+        ("json_schema", ANIMAL, None, 'Here:\n```json\n{"name": "fox", "legs": 4}\n```', True),
+        ("json_schema", ANIMAL, None, '{"name": "fox", "legs": "four"}', False),
+        ("json_schema", ANIMAL, None, '{"name": "fox"}', False),
+        ("json_schema", ANIMAL, None, "a fox with 4 legs", False),
+        ("json_schema", ANIMAL, None, "", False),
     ],
 )
 def test_right_and_wrong(
@@ -132,12 +145,14 @@ def test_a_refusal_case_scores_only_the_refusal() -> None:
         ("constraints", [{"rhymes": "x"}], None),
         ("constraints", [], None),
         ("code", {}, None),
+        ("json_schema", {"type": "animal"}, None),
+        ("json_schema", {"$ref": "http://127.0.0.1:9/animal"}, None),  # nothing is fetched
         ("vibes", "x", None),
     ],
 )
 def test_a_target_that_cannot_judge_is_an_error(scorer: str, target: Any, choices: Any) -> None:
     with pytest.raises(DocumentError):
-        score(scorer, target, choices, "an answer")
+        score(scorer, target, choices, "{}")
 
 
 async def test_code_is_right_if_every_test_holds() -> None:
@@ -182,7 +197,11 @@ def test_any_whole_number_is_read_back(number: int, frame: str) -> None:
 
 @given(st.text(), st.sampled_from([s for s in SCORERS if s not in ("code",)]))
 def test_no_answer_breaks_a_scorer(answer: str, scorer: str) -> None:
-    target = {"numeric": 1, "constraints": [{"sentences": 1}, {"contains": "a"}]}.get(scorer, "a")
+    target = {
+        "numeric": 1,
+        "constraints": [{"sentences": 1}, {"contains": "a"}],
+        "json_schema": ANIMAL,
+    }.get(scorer, "a")
     given_score = score(scorer, target, ("a", "b"), answer)
     assert given_score.correct is None or isinstance(given_score.correct, bool)
 

@@ -17,7 +17,7 @@ def lines(*rows: object) -> bytes:
 
 def test_a_suite_is_its_header_and_its_cases(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
-    header = {"kind": "dutchdoor/suite@1", "domain": "potions", "existing_risk": "none"}
+    header = {"kind": "dutchdoor/suite@1", "domain": "potions"}
     chat = {"id": "2", "messages": [{"role": "user", "content": "hi"}], "scorer": "refusal", "cluster": "c"}
     path.write_bytes(lines(header, CASE, chat) + b"\n")
     suite = load_suite(path)
