@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -72,7 +73,9 @@ def test_stored_evidence_opens_the_small_one_and_serves_the_large_one(world: Wor
     code, decision = decided(world)
     assert code == 0
     assert tiers(decision) == {"small": "open-weights", "large": "api"}
-    assert decision["policies"] == [{"id": "base", "digest": digest_file(world.folder / "policy.yaml")}]
+    (policy,) = cast("list[dict[str, Any]]", decision["policies"])
+    assert (policy["id"], policy["digest"]) == ("base", digest_file(world.folder / "policy.yaml"))
+    assert policy["timing"]["committed_at"] is None
     download = decision["members"]["large"]["channels"]["download"]  # type: ignore[index]
     assert (download["open"], download["closed_by"]) == (False, "evidence")
     verdict = next(each for each in download["verdicts"] if each["rule"] == "tamper")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dutchdoor.core import BundleError, ThreatModel, canonical_json
 from dutchdoor.evidence import dsse
@@ -16,6 +17,7 @@ from dutchdoor.evidence.record import Evidence
 from dutchdoor.evidence.signing_keys import SigningKey
 from dutchdoor.family.manifest import Price, Promises, Publisher
 from dutchdoor.policy.decision import Decision
+from dutchdoor.policy.grounds import Grounds
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -75,6 +77,7 @@ class Dossier(Row, frozen=True, kw_only=True):
     tree: Tree
     decision: Decision
     evidence: tuple[SignedEvidence, ...]
+    grounds: Grounds | UnsetType = UNSET  # dossiers of earlier versions have none, and can't be recomputed
     apart: tuple[str, ...]  # files that belong here and are signed on their own
     made_at: str  # RFC 3339, UTC
     made_by: str

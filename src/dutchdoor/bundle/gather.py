@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dutchdoor.bundle.dossier import Node, SignedEvidence, Tree
 from dutchdoor.bundle.formats import require_safe
@@ -34,6 +35,7 @@ from dutchdoor.family.public import public_form
 from dutchdoor.family.weights import variant_digest
 from dutchdoor.policy.decide import closings
 from dutchdoor.policy.decision import Decision
+from dutchdoor.policy.grounds import Grounds
 from dutchdoor.policy.rules import PARAMETERS
 
 Salts = Callable[[str], bytes]  # from a digest to the salt that was made for it
@@ -45,13 +47,14 @@ class Release:
     """All that the bundles of one release have in common."""
 
     loaded: LoadedFamily
-    decision: Decision  # as it is published: see `_published`
+    decision: Decision  # as it is published: see `published`
     tree: Tree
     manifest: bytes
     evidence: tuple[SignedEvidence, ...]
     salts: Salts
     signer: SigningKey
     made_at: str
+    grounds: Grounds | UnsetType
     closed: tuple[Closed, ...]
     public: tuple[Path, ...]
     shared: tuple[Path, ...]
@@ -66,6 +69,7 @@ async def gather(
     evidence: Sequence[bytes],
     cache: Path | None,
     made_at: str,
+    grounds: Grounds | UnsetType = UNSET,
 ) -> Release:
     """Everything that is to be bound, read from the family's folder.
 
@@ -88,13 +92,14 @@ async def gather(
     references = (loaded.reference_path(name) for name in loaded.family.references)
     return Release(
         loaded=loaded,
-        decision=_published(loaded, decision),
+        decision=published(loaded, decision),
         tree=Tree(root=root, nodes=tuple(nodes)),
         manifest=msgspec.json.format(canonical_json(form), indent=2) + b"\n",
         evidence=tuple(signed_evidence(envelope) for envelope in evidence),
         salts=salts,
         signer=signer,
         made_at=made_at,
+        grounds=grounds,
         closed=tuple(closed_parts(loaded, decision)),
         public=tuple(file for path in references if path for file in _weights_below(path)),
         shared=tuple(path for part in _all(parts) if part.variant for path in part.files.values()),
@@ -171,7 +176,7 @@ def _closed_node(name: str, row: Mapping[str, str | None], license: str | None) 
     )
 
 
-def _published(loaded: LoadedFamily, decision: Decision) -> Decision:
+def published(loaded: LoadedFamily, decision: Decision) -> Decision:
     """The decision as it may be read by all: a closed component has no path, closed weights no exact size."""
     members = {
         name: msgspec.structs.replace(

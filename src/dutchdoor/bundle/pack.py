@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dutchdoor import __version__
 from dutchdoor.bundle.dossier import Dossier, Node, Offer, Tree, is_about, now, statement
@@ -30,6 +31,7 @@ from dutchdoor.family.load import LoadedFamily
 from dutchdoor.family.manifest import Member
 from dutchdoor.family.public import commitment
 from dutchdoor.policy.decision import Decision
+from dutchdoor.policy.grounds import Grounds
 
 Say = Callable[[str], None]
 
@@ -50,6 +52,7 @@ async def pack(
     *,
     salts: Salts,
     evidence: Sequence[bytes] = (),
+    grounds: Grounds | UnsetType = UNSET,
     cache: Path | None = None,
     members: Sequence[str] = (),
     made_at: str | None = None,
@@ -58,10 +61,10 @@ async def pack(
 ) -> list[Path]:
     """Make a bundle of each member whose download is open (or of `members`), and of what is the family's.
 
-    `evidence` are the signed envelopes behind the decision, `salts` gives the salt of a digest. Returns
-    the folders `out`/NAME. Raises NothingLeavesError when a member asked for, or every member, is closed;
-    BundleError for a leak, a missing licence, a foreign folder in the way, or bytes other than those that
-    were measured.
+    `evidence` are the signed envelopes behind the decision, `grounds` is all else that it rested on, `salts`
+    gives the salt of a digest. Returns the folders `out`/NAME. Raises NothingLeavesError when a member asked
+    for, or every member, is closed; BundleError for a leak, a missing licence, a foreign folder in the way, or
+    bytes other than those that were measured.
     """
     try:
         wanted = chosen(loaded, decision, members)
@@ -72,7 +75,7 @@ async def pack(
         else:
             _withdraw(loaded, decision, out, say)
         raise
-    release = await gather(loaded, decision, signer, salts, evidence, cache, made_at or now())
+    release = await gather(loaded, decision, signer, salts, evidence, cache, made_at or now(), grounds)
     names: list[str | None] = [member.name for member in wanted]
     if not members and release.parts[None]:
         names.append(None)
@@ -155,6 +158,7 @@ async def _stage(release: Release, name: str | None, folder: Path, progress: Pro
         tree=Tree(root=release.tree.root, nodes=nodes),
         decision=release.decision,
         evidence=release.evidence,
+        grounds=release.grounds,
         apart=(OFFER,) if member else (),
         made_at=release.made_at,
         made_by=f"dutchdoor {__version__}",

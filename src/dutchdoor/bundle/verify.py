@@ -187,6 +187,14 @@ def _known(contents: Contents) -> tuple[tuple[PublicKey, ...], Finding | None]:
         return (), Finding(file=SIGNER, what=error.message)
 
 
+def own_signer(folder: Path) -> tuple[PublicKey, ...]:
+    """The key that came with a bundle, where it can be read: to check signatures with, never to trust."""
+    try:
+        return (parse_public(read_small(folder / SIGNER), SIGNER),)
+    except DutchdoorError:
+        return ()
+
+
 def _open(
     name: str, payload_type: str, contents: Contents, trusted: Sequence[PublicKey], known: Sequence[PublicKey]
 ) -> dsse.Checked | Finding:
@@ -300,15 +308,25 @@ class _Variant(msgspec.Struct, frozen=True):
 
 class _Serve(msgspec.Struct, frozen=True):
     elsewhere: bool = False
+    commitment: str | None = None
+
+
+class _Intent(msgspec.Struct, frozen=True):
+    download: bool = True
+    api: bool = True
+    download_after: str | None = None
 
 
 class _Member(msgspec.Struct, frozen=True):
     name: str
     variants: tuple[_Variant, ...] = ()
     serve: _Serve | None = None
+    intent: _Intent = _Intent()
+    license: str | None = None
+    role: str | None = None
 
 
-class _Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True):
     """What the public form must say for the dossier to hold; unknown fields are the family room's."""
 
     family: str
@@ -325,7 +343,7 @@ def _manifest(dossier: Dossier, contents: Contents) -> Iterator[Finding]:
     if MANIFEST not in contents.ours:
         return  # reported as missing
     try:
-        manifest = msgspec.json.decode(contents.ours[MANIFEST], type=_Manifest)
+        manifest = msgspec.json.decode(contents.ours[MANIFEST], type=Manifest)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         yield Finding(file=MANIFEST, what="no public form of a family")
         return

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -14,13 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from dutchdoor.cli.options import config_folder, data_console, data_folder, data_option, format_option
-from dutchdoor.core import Channel, Exit, Tier, UsageError, Verdict, VerdictKind
+from dutchdoor.core import Channel, DutchdoorError, Exit, Tier, UsageError, Verdict, VerdictKind
 from dutchdoor.family.load import LoadedFamily, load_family
 from dutchdoor.policy.decide import decide, load_policies, unmet, unsettled
-from dutchdoor.policy.decision import ChannelDecision, Decision
+from dutchdoor.policy.decision import ChannelDecision, Decision, Timing
+from dutchdoor.policy.grounds import NotedShelf
 from dutchdoor.policy.judge import NOT_MEASURED
 from dutchdoor.policy.rules import PARAMETERS, LoadedPolicy
-from dutchdoor.policy.shelf import Shelf
+from dutchdoor.policy.timing import log_decision, told_digests, with_timing
+
+if TYPE_CHECKING:
+    from dutchdoor.evidence.shelf import StoredShelf
 
 _MARKS = {
     VerdictKind.PASS: ("✓", "green"),
@@ -74,9 +79,14 @@ def command(
     required = parse_requirements(requirements, loaded)
     policies = load_policies(loaded, policy_paths or None)
     shelf, warnings = asyncio.run(open_stored(loaded, data_folder(manifest, data), trust))
-    decision = decide(loaded, policies, shelf, datetime.datetime.now(datetime.UTC).date())
+    noted = NotedShelf(shelf)
+    decision = decide(loaded, policies, noted, datetime.datetime.now(datetime.UTC).date())
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+    place = data_folder(manifest, data)
+    decision = _timed(decision, policies, shelf, noted, place, trust)
+    if not policy_paths:  # another policy is only a question
+        _note(decision, place)
     if format_ == "json":
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(decision), indent=2).decode() + "\n")
     else:
@@ -89,9 +99,44 @@ def command(
     return Exit.INCONCLUSIVE if unsettled(decision) else Exit.CLEAN
 
 
+def _timed(
+    decision: Decision,
+    policies: Sequence[LoadedPolicy],
+    shelf: "StoredShelf",
+    noted: NotedShelf,
+    data: Path,
+    trust: Sequence[Path],
+) -> Decision:
+    """The decision, each policy with when it was committed to the release log."""
+    from dutchdoor.evidence.release_log import read, release_log
+    from dutchdoor.evidence.signing_keys import trusted_keys
+
+    history = read(release_log(data, decision.family), trusted_keys(config_folder(), trust))
+    for fault in history.faults:
+        click.echo(f"warning: release log: {fault}", err=True)
+    digests = [told_digests(each, shelf.subjects) for each in policies]
+    entries = [each for each in history.entries if each.trusted]
+    return with_timing(decision, digests, list(noted.given.values()), entries)
+
+
+def _note(decision: Decision, data: Path) -> None:
+    """Put the decision into the release log, where there is private data at all: looking makes none."""
+    from dutchdoor.evidence.release_log import release_log
+    from dutchdoor.evidence.signing_keys import own_key, own_public_key
+
+    if own_public_key(config_folder()) is None:  # deciding makes no key
+        return
+    if not (data / "evidence").is_dir() and not (data / "release-log").is_dir():
+        return
+    try:
+        log_decision(release_log(data, decision.family), decision, own_key(config_folder()))
+    except DutchdoorError as error:  # who only reads a family may still decide
+        click.echo(f"warning: the decision is not in the release log: {error.message}", err=True)
+
+
 async def open_stored(
     loaded: LoadedFamily, data: Path, trust: Sequence[Path] = ()
-) -> tuple[Shelf, tuple[str, ...]]:
+) -> tuple["StoredShelf", tuple[str, ...]]:
     """The shelf of a data folder, and what was left out of it and why."""
     from dutchdoor.evidence.shelf import open_shelf
     from dutchdoor.evidence.signing_keys import trusted_keys
@@ -142,6 +187,7 @@ def render(decision: Decision, manifest: Path, policies: Sequence[LoadedPolicy])
             )
     parts: list[RenderableType] = [table]
     for title, rows in (
+        ("policies", _timings(decision)),
         ("components that stay", _closed_components(decision)),
         ("what to do", [("", each) for each in remedies(decision, manifest, policies)]),
     ):
@@ -236,6 +282,15 @@ def _amount(value: float, verdict: Verdict) -> str:
     if verdict.measure == PARAMETERS and float(value).is_integer():
         return f"{value:.0f}"
     return f"{value:.3f}"
+
+
+def _timings(decision: Decision) -> list[tuple[str, str]]:
+    """Where a policy was not committed before its evidence; nothing where all is in order."""
+    return [
+        (f"  {ref.id}", ref.timing.words)
+        for ref in decision.policies
+        if isinstance(ref.timing, Timing) and ref.timing.evidence and not ref.timing.in_time
+    ]
 
 
 def _closed_components(decision: Decision) -> list[tuple[str, str]]:

@@ -1,10 +1,11 @@
 """`dutchdoor verify`: parse, check, render. All judging is in `dutchdoor.bundle.verify`."""
 
 import asyncio
+import datetime
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -19,13 +20,20 @@ from rich.progress import (
 
 from dutchdoor.bundle.dossier import Dossier, Node
 from dutchdoor.bundle.layout import SIGNER, shown
-from dutchdoor.bundle.verify import Report, Verdict, verify
+from dutchdoor.bundle.recompute import CODES as RECOMPUTED
+from dutchdoor.bundle.recompute import Outcome, Recomputation
+from dutchdoor.bundle.recompute import recompute as replay
+from dutchdoor.bundle.verify import Report, Verdict, own_signer, verify
 from dutchdoor.cli.options import config_folder, format_option, progress_console, quiet_option
-from dutchdoor.core import Channel, Exit
+from dutchdoor.core import Channel, Exit, UsageError
 from dutchdoor.core import Verdict as RuleVerdict
 from dutchdoor.evidence.signing_keys import PublicKey, trusted_keys
 
+if TYPE_CHECKING:
+    from dutchdoor.release.rerun import Rerun
+
 MOST_SHOWN = 50  # findings; a bundle with other weights has one for each file
+RERUN = {"agrees": Exit.CLEAN, "cannot-tell": Exit.INCONCLUSIVE, "differs": Exit.AGAINST}
 CODES = {
     Verdict.VALID: Exit.CLEAN,
     Verdict.UNKNOWN_SIGNER: Exit.INCONCLUSIVE,
@@ -42,26 +50,130 @@ CODES = {
     type=click.Path(path_type=Path),
     help="A public key file to trust in this check.  [default: your own key and those you trust]",
 )
+@click.option("--recompute", is_flag=True, help="Also replay the decision from the outcomes in the bundle.")
+@click.option(
+    "--as-of",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="With --recompute: the day on which the decision should still hold.  [default: today]",
+)
+@click.option(
+    "--rerun",
+    "again_n",
+    type=int,
+    metavar="N",
+    help="Also measure N cases of --suite again, on these weights.",
+)
+@click.option(
+    "--suite", type=click.Path(dir_okay=False, path_type=Path), help="With --rerun: the suite's file."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="With --rerun: which cases are drawn.")
 @format_option()
 @quiet_option()
-def command(folders: tuple[Path, ...], trust: tuple[Path, ...], format_: str, quiet: bool) -> int:
+def command(
+    folders: tuple[Path, ...],
+    trust: tuple[Path, ...],
+    recompute: bool,
+    as_of: datetime.datetime | None,
+    again_n: int | None,
+    suite: Path | None,
+    seed: int,
+    format_: str,
+    quiet: bool,
+) -> int:
     """Check bundles offline: signature, every file, the offer, the decision.
 
     Exit codes: 0 valid and signed by a key you trust, 3 valid but signed by an unknown key, 10 something does
-    not hold. The keys you trust are in ~/.config/dutchdoor (DUTCHDOOR_CONFIG names another folder).
+    not hold. With --recompute also: 3 when the bundle does not hold what a replay needs, 10 when another
+    decision follows from its outcomes, or when it no longer follows today. With --rerun: 3 when it can't tell, 10
+    when more cases come out otherwise than sampling allows. The keys you trust are in
+    ~/.config/dutchdoor (DUTCHDOOR_CONFIG names another folder).
 
-    Example: dutchdoor verify dist/gable-s
+    Example: dutchdoor verify dist/gable-s --recompute
     """
     trusted = trusted_keys(config_folder(), trust)
+    if as_of is not None and not recompute:
+        raise UsageError("--as-of means nothing without --recompute", hint="add --recompute")
+    if (again_n is None) != (suite is None):
+        raise UsageError(
+            "--rerun and --suite belong together", hint="--rerun 60 --suite suites/reasoning.jsonl"
+        )
     reports = asyncio.run(_all(folders, trusted, quiet))
+    day = as_of.date() if as_of else datetime.datetime.now(datetime.UTC).date()
+    replays = (
+        [replay(report, day, trusted, own_signer(report.folder)) for report in reports] if recompute else []
+    )
+    reruns = (
+        [] if again_n is None or suite is None else [_rerun(each, suite, again_n, seed) for each in reports]
+    )
     if format_ == "json":
         worst = max((report.verdict for report in reports), key=lambda verdict: CODES[verdict])
-        click.echo(
-            msgspec.json.encode({"verdict": worst, "bundles": [as_data(report) for report in reports]})
-        )
+        rows = [as_data(report) for report in reports]
+        for row, again in zip(rows, replays, strict=False):
+            row["recomputation"] = again
+        for row, measured in zip(rows, reruns, strict=False):
+            row["rerun"] = measured
+        click.echo(msgspec.json.encode({"verdict": worst, "bundles": rows}).decode())
     else:
-        click.echo("\n\n".join("\n".join(shown(line) for line in lines(report)) for report in reports))
-    return max(CODES[report.verdict] for report in reports)
+        texts = [list(lines(report)) for report in reports]
+        for text, again in zip(texts, replays, strict=False):
+            text += recomputed_lines(again)
+        for text, measured in zip(texts, reruns, strict=False):
+            text += rerun_lines(measured)
+        click.echo("\n\n".join("\n".join(shown(line) for line in text) for text in texts))
+    codes = [CODES[report.verdict] for report in reports] + [RECOMPUTED[again.verdict] for again in replays]
+    return max([*codes, *(RERUN[measured.verdict] for measured in reruns)])
+
+
+def _rerun(report: Report, suite: Path, n: int, seed: int) -> "Rerun":
+    import tempfile
+
+    from dutchdoor.release.rerun import rerun
+    from dutchdoor.vetting.laboratory import HomeLaboratory
+
+    with tempfile.TemporaryDirectory(prefix="dutchdoor-rerun-") as cache:
+        return asyncio.run(rerun(report, suite, n, HomeLaboratory(Path(cache)), seed=seed))
+
+
+def rerun_lines(found: "Rerun") -> Iterator[str]:
+    """What was measured again, as a person reads it."""
+    yield ""
+    yield f"measured again: {found.verdict.replace('-', ' ')}: {found.because}"
+    if found.n:
+        yield (
+            f"  {found.differ} of {found.n} cases of {found.suite} on {found.variant} (seed {found.seed}) came out"
+            f" otherwise: {found.differ / found.n:.1%} [{found.lower:.1%}, {found.upper:.1%}], tolerance"
+            f" {found.tolerance:.0%}; each bound is wrong in at most 5 %"
+        )
+        if found.constant is not None and found.constant >= 1 - found.tolerance:
+            yield (
+                f"  note: {found.constant:.0%} of the signed outcomes are alike, so another model may well agree too:"
+                " take a suite whose outcomes vary"
+            )
+
+
+def recomputed_lines(again: Recomputation) -> Iterator[str]:
+    """A replay as a person reads it."""
+    yield ""
+    if again.verdict is Outcome.SAME:
+        yield (
+            f"recomputed: the same decision follows from {again.outcomes:,} outcomes,"
+            f" {again.verdicts} verdicts, as of {again.decided_on} and still on {again.as_of}"
+        )
+    elif again.differences:
+        yield f"recomputed: what was signed does not follow as of {again.decided_on}, the day of the decision"
+    elif again.verdict is Outcome.DIFFERS:
+        yield f"recomputed: it followed on {again.decided_on}, and no longer does on {again.as_of}"
+    else:
+        yield "recomputed: it can't be told whether the decision follows"
+    for rows, title in (
+        (again.differences, None),
+        (again.untold, "can't be replayed"),
+        (again.today, f"between {again.decided_on} and {again.as_of}"),
+    ):
+        for row in rows[:MOST_SHOWN]:
+            yield f"  {f'{title}: ' if title else ''}{row.where}: {row.what}"
+    for note in again.notes:
+        yield f"  note: {note}"
 
 
 async def _all(folders: Sequence[Path], trusted: Sequence[PublicKey], quiet: bool) -> list[Report]:

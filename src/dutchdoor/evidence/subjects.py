@@ -81,8 +81,12 @@ class Subjects:
 
         Null: no salt yet and none to make, so no evidence names it.
         """
-        named = self._commit("attack-set", "attack-set", rung.attack_set, make)
+        named = self.attack_set_commitment(rung.attack_set, make=make)
         return None if named is None else msgspec.structs.replace(rung, attack_set=named)
+
+    def attack_set_commitment(self, digest: str, *, make: bool = False) -> str | None:
+        """The commitment to what attacks are trained on; null: no salt yet and none to make."""
+        return self._commit("attack-set", "attack-set", digest, make)
 
     def serve_digest(self, member: str) -> str | None:
         """The digest of system prompt and guard as they were identified; null where there is neither."""

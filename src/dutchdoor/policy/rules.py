@@ -15,6 +15,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta
 
 from dutchdoor.core import ThreatModel, digest_file
+from dutchdoor.evidence.coverage import Cases, suite_cases
 from dutchdoor.evidence.record import Rung
 from dutchdoor.family import spdx
 from dutchdoor.family.document import Document, open_document
@@ -25,6 +26,7 @@ LICENCE_CLASSES: tuple[str, ...] = get_args(LicenseClass)
 OVER_REFUSAL = "over_refusal"
 PARAMETERS = "parameters"
 REFUSED_SUITE = "refused"  # the name under which evidence of an attack's success check is asked for
+ATTACK_SET = "attack_set"  # the name of its digest in a loaded policy
 _SUITE = re.compile(r"^(over_refusal|(hazard|skill)\.[a-z0-9][a-z0-9._-]*)\Z")
 _MEASURE = re.compile(r"^(parameters|over_refusal|(hazard|refusal|skill)\.[a-z0-9*][a-z0-9*._-]*)\Z")
 
@@ -124,6 +126,19 @@ class LoadedPolicy:
             return self.folder / tampered.refused
         return self.folder / self.policy.suites[suite].path
 
+    def cases(self, suite: str) -> Cases:
+        """The ids of a suite's cases with their clusters; none for a file that lists none.
+
+        Raises EvidenceError when the file is no longer the one that the policy was read with.
+        """
+        path = self.suite_path(suite)
+        return suite_cases(path, self.digests[suite]) if path.is_file() else {}
+
+    def key_path(self, name: str) -> Path | None:
+        """The public key file that a rule's `attested_by` names; null where there is none."""
+        path = self.folder / name
+        return path if path.is_file() else None
+
 
 def load_policy(path: Path) -> LoadedPolicy:
     """Read and check a policy, and digest the suites it names.
@@ -132,6 +147,18 @@ def load_policy(path: Path) -> LoadedPolicy:
     """
     document = open_document(path, Policy)
     policy, folder = document.value, path.parent
+    check_policy(document)
+    named = {name: (f"suites.{name}.path", ref.path) for name, ref in policy.suites.items()}
+    if (tampered := policy.threats.tampered) is not None:
+        named[REFUSED_SUITE] = ("threats.tampered.refused", tampered.refused)
+        named[ATTACK_SET] = ("threats.tampered.attack_set", tampered.attack_set)
+    digests = {name: _digest(document, where, folder / each) for name, (where, each) in named.items()}
+    return LoadedPolicy(policy, folder, digest_file(path), path, digests)
+
+
+def check_policy(document: Document[Policy]) -> None:
+    """Raises DocumentError for a suite or rule that could decide nothing; touches no file."""
+    policy = document.value
     _check_suites(document)
     seen: dict[str, int] = {}
     for index, rule in enumerate(policy.rules):
@@ -139,12 +166,6 @@ def load_policy(path: Path) -> LoadedPolicy:
         if rule.id in seen:
             raise document.fault(f"rules[{index}].id", f"{rule.id} is also the id of rules[{seen[rule.id]}]")
         seen[rule.id] = index
-    named = {name: (f"suites.{name}.path", ref.path) for name, ref in policy.suites.items()}
-    if (tampered := policy.threats.tampered) is not None:
-        named[REFUSED_SUITE] = ("threats.tampered.refused", tampered.refused)
-        named["attack_set"] = ("threats.tampered.attack_set", tampered.attack_set)
-    digests = {name: _digest(document, where, folder / each) for name, (where, each) in named.items()}
-    return LoadedPolicy(policy, folder, digest_file(path), path, digests)
 
 
 def rungs(policy: LoadedPolicy) -> tuple[Rung, ...]:
@@ -159,7 +180,7 @@ def rungs(policy: LoadedPolicy) -> tuple[Rung, ...]:
             examples=step.examples,
             seed=seed,
             settings=step.settings,
-            attack_set=policy.digests["attack_set"],
+            attack_set=policy.digests[ATTACK_SET],
         )
         for step in tampered.ladder
         for seed in range(step.seeds)

@@ -26,7 +26,7 @@ from dutchdoor.evidence.record import Rung
 from dutchdoor.family.load import LoadedFamily
 from dutchdoor.family.manifest import Member
 from dutchdoor.vetting.cores import cores_here
-from dutchdoor.vetting.runner import CONCURRENCY, BelowGuard, Judged
+from dutchdoor.vetting.runner import CONCURRENCY, REMOTE_CONCURRENCY, BelowGuard, Judged
 from dutchdoor.vetting.sandbox import CodeSandbox
 from dutchdoor.vetting.scorers import score, score_code
 from dutchdoor.vetting.suites import Case
@@ -34,6 +34,7 @@ from dutchdoor.vetting.suites import Case
 Tell = Callable[["Line"], None]
 ATTACK = (sys.executable, "-m", "dutchdoor.tuning.attack")
 LAST_WORDS = 400  # characters of a failed attack's stderr that are shown
+REMOTE_SILENCE_S = 120.0  # for one answer of a member served elsewhere, before it counts as stuck
 GRACE_S = 5.0  # an attack that is stopped has so long to end by itself
 
 
@@ -66,10 +67,15 @@ class Laboratory(Protocol):
 
 
 class HomeLaboratory:
-    """This machine. `cache` is the private folder for conversions and tampered weights."""
+    """This machine. `cache` is the private folder for conversions and tampered weights.
 
-    def __init__(self, cache: Path) -> None:
-        self.cache = cache
+    A member that is served elsewhere is asked `remote` questions at a time and waited for `silence_s` seconds.
+    """
+
+    def __init__(
+        self, cache: Path, remote: int = REMOTE_CONCURRENCY, silence_s: float = REMOTE_SILENCE_S
+    ) -> None:
+        self.cache, self.remote, self.silence_s = cache, remote, silence_s
         self._sandbox = CodeSandbox(workers=cores_here())
 
     async def __aenter__(self) -> Self:
@@ -109,7 +115,7 @@ class HomeLaboratory:
         key = os.environ.get(target.key_env) if target.key_env else None
         if target.key_env and not key:
             raise EngineError(f"{target.url} needs a key, and the variable {target.key_env} is not set")
-        return HttpEngine(target.url, target.model, key)
+        return HttpEngine(target.url, target.model, key, silence_s=self.silence_s, connections=self.remote)
 
     async def score(self, case: Case, text: str) -> Judged:
         if case.scorer == "code":

@@ -10,6 +10,7 @@ import asyncio
 import datetime
 import fcntl
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -32,10 +33,19 @@ from dutchdoor.family.weights import variant_digest
 from dutchdoor.policy.rules import LoadedPolicy
 from dutchdoor.vetting.checkpoint import Checkpoint
 from dutchdoor.vetting.cores import Cores
-from dutchdoor.vetting.laboratory import HomeLaboratory, Laboratory, Line
+from dutchdoor.vetting.laboratory import REMOTE_SILENCE_S, HomeLaboratory, Laboratory, Line
+from dutchdoor.vetting.pace import Pace, cost
 from dutchdoor.vetting.plan import Job, Setting, ask_rules, attack_set_path, settle
-from dutchdoor.vetting.report import Row, VetReport, due, out_of_reach, row
-from dutchdoor.vetting.runner import BelowGuard, Progress, run_suite
+from dutchdoor.vetting.report import Row, VetReport, due, out_of_reach, row, verdict_so_far
+from dutchdoor.vetting.runner import (
+    CONCURRENCY,
+    PATIENCE,
+    REMOTE_CONCURRENCY,
+    BelowGuard,
+    Patience,
+    Progress,
+    run_cases,
+)
 from dutchdoor.vetting.suites import Suite, load_suite
 
 ROUNDS = 3  # a first plan, and what only becomes a question once its evidence is there
@@ -55,6 +65,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0  # a second
     seconds_left: float | None = None
     after_attack: bool = False  # the attack comes first; what is asked is the second part
+    so_far: Callable[[], str] | None = None  # tells what the suite at hand has come to, with its interval
 
 
 Tell = Callable[[Step], None]
@@ -72,9 +83,13 @@ async def vet(
     progress: Tell | None = None,
     laboratory: Laboratory | None = None,
     today: datetime.date | None = None,
+    concurrency: int = REMOTE_CONCURRENCY,
+    silence_s: float = REMOTE_SILENCE_S,
+    patience: Patience = PATIENCE,
 ) -> VetReport:
     """Measure all that the policies ask and the store does not hold; see `plan` for `members` and `threats`.
 
+    A member that is served elsewhere is asked `concurrency` questions at a time and waited for `silence_s`.
     Salts and cache lie beside the store's folder. Raises what stops everything (a broken suite, no right to
     write, MissingExtraError when an attack is due and torch is not there); what stops one setting is a
     reason in its rows.
@@ -84,10 +99,11 @@ async def vet(
     keys = tuple(dict.fromkeys([signer.public, *trusted]))
     with only_one(data):
         shelf = await open_shelf(store, loaded, keys, salts=Salts(data / "salts"), cache=cache)
-        async with laboratory or HomeLaboratory(cache) as home:
+        async with laboratory or HomeLaboratory(cache, concurrency, silence_s) as home:
             session = _Session(
                 loaded, policies, store, signer, shelf, home, cache, progress or (lambda _: None)
             )
+            session.concurrency, session.patience = concurrency, patience
             wanted = partial(_wanted, loaded, members, threats)
             jobs: list[Job] = []
             for _ in range(ROUNDS):
@@ -118,14 +134,16 @@ async def planned(
     shelf = await open_shelf(store, loaded, trusted, salts=Salts(data / "salts"), cache=data / "cache")
     asked, unmeasurable = ask_rules(loaded, policies, today=today, shelf=shelf)
     wanted = partial(_wanted, loaded, members, threats)
-    rows = [
-        due(job, find(shelf, job))
-        for job in settle(
-            [job for job in asked if wanted(job.setting.member, job.setting.threat)], shelf.subjects
-        )
-    ]
+    jobs = settle([job for job in asked if wanted(job.setting.member, job.setting.threat)], shelf.subjects)
+    counts = {job.suite_digest: len(load_suite(Path(job.suite_path)).cases) for job in jobs}
+    rows = [due(job, find(shelf, job), counts[job.suite_digest]) for job in jobs]
     rows += [out_of_reach(each) for each in unmeasurable if wanted(each.member, each.threat)]
-    return VetReport(rows=tuple(rows), warnings=shelf.warnings)
+    open_jobs = [job for job in jobs if find(shelf, job) is None]
+    return VetReport(
+        rows=tuple(rows),
+        warnings=shelf.warnings,
+        due=cost(open_jobs, counts, Pace(data / "cache")),
+    )
 
 
 def find(shelf: StoredShelf, job: Job) -> Evidence | None:
@@ -167,6 +185,8 @@ class _Session:
             [rule.max_missing for each in policies for rule in each.policy.rules], default=MAX_MISSING
         )
         self.cores = Cores()
+        self.concurrency, self.patience = REMOTE_CONCURRENCY, PATIENCE
+        self.pace = Pace(cache)
         self.fresh: set[Job] = set()
         self.reasons: dict[Job, str] = {}
         self._attacks: dict[tuple[str, str], asyncio.Lock] = {}
@@ -206,9 +226,18 @@ class _Bench:
         self.session, self.setting, self.jobs, self.suites = session, setting, jobs, suites
         self.total = sum(len(suites[job.suite_digest].cases) for job in jobs)
         self.before = 0  # cases of the suites that are finished
+        self.elsewhere = setting.threat is ThreatModel.GUARDED and session.shelf.subjects.served_elsewhere(
+            setting.member
+        )
         self.show("waiting")
 
-    def show(self, state: State, detail: str = "", progress: Progress | None = None) -> None:
+    def show(
+        self,
+        state: State,
+        detail: str = "",
+        progress: Progress | None = None,
+        so_far: Callable[[], str] | None = None,
+    ) -> None:
         """Tell how far the setting is; the rate is that of the suite at hand."""
         done = self.before + (progress.done if progress else 0)
         rate = progress.rate if progress else 0.0
@@ -222,12 +251,20 @@ class _Bench:
                 rate=rate,
                 seconds_left=(self.total - done) / rate if rate > 0 else None,
                 after_attack=self.setting.rung is not None,
+                so_far=so_far,
             )
         )
+
+    def show_suite(self, job: Job, progress: Progress) -> None:
+        """Tell how far a suite is, and what it has come to."""
+        told = partial(verdict_so_far, job, progress.tally, self.session.policies)
+        self.show("asking", job.suite, progress, told)
 
     def show_attack(self, line: Line) -> None:
         """Tell how far the attack is, in steps."""
         rate = line.step / line.seconds if line.seconds > 0 else 0.0
+        if rate > 0:
+            self.session.pace.attack(self.setting, 1 / rate)
         self.session.tell(
             Step(
                 setting=self.setting.label,
@@ -245,21 +282,31 @@ class _Bench:
         """Measure, or note for each job that is left why not."""
         try:
             path = await self.weights()
-            cores = self.session.cores
-            async with cores.take(max(1, cores.total // 2)) as threads, self.engine(path, threads) as engine:
+            async with self.threads() as threads, self.engine(path, threads) as engine:
                 for job in self.jobs:
                     await self.measure(job, engine)
-            self.show("done")
+            reasons = [self.session.reasons[job] for job in self.jobs if job in self.session.reasons]
+            self.show("failed" if reasons else "done", reasons[0] if reasons else "")
         except (EngineError, WeightsError) as error:
             for job in self.jobs:
                 if job not in self.session.fresh:
                     self.session.reasons.setdefault(job, error.message)
             self.show("failed", error.message)
 
+    @asynccontextmanager
+    async def threads(self) -> AsyncIterator[int]:
+        """The cores to answer on: half of them, and none for a model that is served elsewhere."""
+        if self.elsewhere:
+            yield 1
+            return
+        cores = self.session.cores
+        async with cores.take(max(1, cores.total // 2)) as threads:
+            yield threads
+
     async def weights(self) -> Path | None:
         """The weights to measure: as they lie, or attacked; null for a member that is served elsewhere."""
         at, session = self.setting, self.session
-        if at.threat is ThreatModel.GUARDED and session.shelf.subjects.served_elsewhere(at.member):
+        if self.elsewhere:
             return None
         found = session.shelf.subjects.bytes_of(at.member, at.variant)
         if found.path is None or found.digest is None:
@@ -306,23 +353,29 @@ class _Bench:
         )
         name = evidence.address.removeprefix("sha256:")
         path = session.cache / "checkpoints" / f"{name}.jsonl"
-        with Checkpoint(path, f"{evidence.address} {__version__}") as checkpoint:
-            outcomes = await run_suite(
+        with Checkpoint(path, f"{evidence.address} {__version__}", len(suite.cases)) as checkpoint:
+            kept, started = checkpoint.finished, time.monotonic()
+            tally = await run_cases(
                 engine,
-                suite,
+                suite.cases,
+                checkpoint,
                 score=session.laboratory.score,
                 sampling=conditions.sampling,
                 seed=conditions.seed,
-                checkpoint=checkpoint,
-                progress=lambda progress: self.show("asking", job.suite, progress),
+                concurrency=session.concurrency if self.elsewhere else CONCURRENCY,
+                progress=lambda progress: self.show_suite(job, progress),
+                patience=session.patience,
             )
             self.before += len(suite.cases)
-            reason = too_much_missing(outcomes, session.max_missing) or await self.changed()
+            if tally.done > kept:
+                session.pace.cases(self.setting, (time.monotonic() - started) / (tally.done - kept))
+            reason = tally.why_worthless(session.max_missing) or await self.changed()
             if reason is not None:
                 session.reasons[job] = reason
                 return
+            # one JSON document is signed as a whole: here, and nowhere in the run, memory grows with the suite
             evidence = msgspec.structs.replace(
-                evidence, outcomes=tuple(map(_without_words, outcomes)), made_at=now()
+                evidence, outcomes=tuple(map(_without_words, checkpoint.outcomes())), made_at=now()
             )
             await session.store.put(evidence, session.signer)
             checkpoint.remove()
@@ -331,8 +384,7 @@ class _Bench:
 
     def subject(self) -> Subject:
         at, subjects = self.setting, self.session.shelf.subjects
-        elsewhere = at.threat is ThreatModel.GUARDED and subjects.served_elsewhere(at.member)
-        named = subjects.target_commitment if elsewhere else subjects.weights_commitment
+        named = subjects.target_commitment if self.elsewhere else subjects.weights_commitment
         commitment = named(at.member, at.variant, make=True)
         assert commitment is not None
         return Subject(
@@ -383,16 +435,6 @@ def _without_words(outcome: Outcome) -> Outcome:
     """An outcome as others may read it: of an error only its kind, since words may name addresses of this house."""
     kind = None if outcome.error is None else outcome.error.partition(":")[0]
     return msgspec.structs.replace(outcome, error=kind)
-
-
-def too_much_missing(outcomes: Sequence[Outcome], most: float = MAX_MISSING) -> str | None:
-    """Why outcomes are not worth storing, else null. What is not stored is asked again by the next run."""
-    missing = [outcome for outcome in outcomes if outcome.correct is None and outcome.refused is None]
-    if len(missing) <= most * len(outcomes):
-        return None
-    errors = [outcome.error or "" for outcome in missing]
-    commonest = max(set(errors), key=errors.count)
-    return f"{len(missing)} of {len(outcomes)} cases could not be measured; most often: {commonest}"
 
 
 def now() -> str:

@@ -66,3 +66,30 @@ def test_what_was_done_is_never_taken_back(state: str) -> None:
 
 def test_before_anything_is_known_nothing_is_shown() -> None:
     assert shown([], seconds=3) == [""]
+
+
+def test_what_a_suite_has_come_to_is_shown_below_its_model() -> None:
+    asking = Step(
+        setting="m guarded",
+        state="asking",
+        detail="hazard.x",
+        done=300,
+        total=400,
+        so_far=lambda: "1.0% (0.3% to 2.6%), at most 5.0%: pass so far",
+    )
+    lines = shown([asking], seconds=1)
+    assert lines[1] == "m guarded hazard.x: 1.0% (0.3% to 2.6%), at most 5.0%: pass so far"
+
+
+def test_a_log_gets_a_plain_line_now_and_then_and_none_of_what_is_short() -> None:
+    clock, log = Clock(), io.StringIO()
+    display = Display(Console(quiet=True), clock, plain=log)
+    for clock.now in range(25):
+        display.step(
+            Step(setting="m", state="asking", detail="skill.x", done=int(clock.now), total=40, rate=1.0)
+        )
+        assert clock.now >= 10 or log.getvalue() == ""
+    assert log.getvalue().splitlines() == [
+        "0 of 1 settings done, 0:10 so far, about 0:30 left; now m asking skill.x, 10/40, 1/s",
+        "0 of 1 settings done, 0:20 so far, about 0:20 left; now m asking skill.x, 20/40, 1/s",
+    ]

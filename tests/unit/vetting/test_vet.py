@@ -29,6 +29,7 @@ from dutchdoor.policy.decide import decide
 from dutchdoor.policy.decision import Decision
 from dutchdoor.vetting.plan import Setting, plan
 from dutchdoor.vetting.report import VetReport
+from dutchdoor.vetting.runner import Patience
 from dutchdoor.vetting.vet import Step, only_one, planned, vet
 from tests.fakes.families import (
     FAMILY,
@@ -44,6 +45,7 @@ from tests.fakes.families import (
 
 TODAY = datetime.date(2026, 11, 22)
 KEY = new_key()
+HASTE = Patience(first_wait_s=0.001, down_after_s=0.01)  # nobody waits for a scripted engine
 
 
 class Place:
@@ -55,6 +57,7 @@ class Place:
     async def vet(self, **options: Any) -> VetReport:
         loaded, policies = load(self.manifest)
         store = EvidenceStore(self.data / "evidence")
+        options = {"patience": HASTE, **options}
         return await vet(loaded, policies, store, KEY, laboratory=self.laboratory, today=TODAY, **options)
 
     async def shelf(self) -> StoredShelf:
@@ -201,8 +204,9 @@ async def test_a_model_that_can_not_be_reached_is_reported_and_asked_again_next_
     (row,) = report.unmeasured
     assert row.suite == "over_refusal"
     assert row.reason is not None
-    assert f"{HARMLESS} of {HARMLESS} cases could not be measured" in row.reason
-    assert row.reason.endswith("EngineError: out of order")
+    assert "the target was given up after" in row.reason
+    assert f"0 of {HARMLESS} cases are kept" in row.reason
+    assert "the last: EngineError: out of order" in row.reason
     place.laboratory.engine_options = {}
     again = await place.vet(threats=[ThreatModel.GUARDED], members=["small"])
     assert [row.suite for row in again.rows if row.state == "measured"] == ["over_refusal"]
