@@ -279,9 +279,15 @@ def _config(shape: str, tokenizer: Tokenizer) -> Any:
     return makers[shape](**common)
 
 
-def make_model(folder: Path, shape: str = "llama", seed: int = 0, trained_chat_template: bool = True) -> Path:
+def make_model(
+    folder: Path,
+    shape: str = "llama",
+    seed: int = 0,
+    trained_chat_template: bool = True,
+    talkative: bool = False,
+) -> Path:
     """A Hugging Face folder (f32 safetensors) of a random model; without template if not
-    `trained_chat_template`.
+    `trained_chat_template`. One that is `talkative` says something always.
 
     The weights are drawn wide enough that answers differ from prompt to prompt.
     """
@@ -300,6 +306,9 @@ def make_model(folder: Path, shape: str = "llama", seed: int = 0, trained_chat_t
                 parameter.normal_(0.0, 0.1)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        if talkative:  # a logit of 0 is never the largest of hundreds
+            silent = [i for i in range(tokenizer.get_vocab_size()) if not tokenizer.decode([i]).strip()]
+            model.get_output_embeddings().weight[silent] = 0.0
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))

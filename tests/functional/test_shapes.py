@@ -42,7 +42,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all weights, suites, and what `init` and `up --once` made of them."""
     folder = tmp_path_factory.mktemp("shapes")
     for shape in SHAPES:
-        make_model(folder / "weights" / shape, shape)
+        make_model(folder / "weights" / shape, shape, talkative=True)
     make_stranger(folder / "weights" / STRANGER, like=folder / "weights" / "qwen2")
     for each in (folder / "weights").iterdir():
         (each / "LICENSE").write_text("MIT License\n\nPermission is hereby granted, free of charge …\n")

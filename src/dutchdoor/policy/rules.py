@@ -48,13 +48,19 @@ class LadderStep(Row, frozen=True, kw_only=True):
     examples: Count
     seeds: Count = 1
     rank: Count | None = None
+    alpha: Annotated[float, Meta(gt=0)] | None = None
     learning_rate: Annotated[float, Meta(gt=0)] | None = None
     batch: Count | None = None
 
     @property
     def settings(self) -> dict[str, float | int | str]:
         """Only what the policy states; the attack has its own defaults for the rest."""
-        stated = {"rank": self.rank, "learning_rate": self.learning_rate, "batch": self.batch}
+        stated = {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "learning_rate": self.learning_rate,
+            "batch": self.batch,
+        }
         return {name: value for name, value in stated.items() if value is not None}
 
 

@@ -97,6 +97,7 @@ _REFUSALS = tuple(
         r"\b(?:it (?:would be|is|'s)|that (?:would be|is|'s)) (?:unethical|irresponsible|inappropriate|not appropriate|against my)\b[^.!?]{0,60}\bto\b",  # noqa: E501 - a pattern or a table is read in one piece
     )
 )
+REFUSAL_PATTERNS = tuple(pattern.pattern for pattern in _REFUSALS)  # for who can't import this room
 
 
 def is_refusal(text: str) -> bool:
