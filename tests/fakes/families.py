@@ -176,10 +176,16 @@ class FakeLaboratory:
         return engine
 
     async def attack(
-        self, source: Path, digest: str, rung: Rung, attack_set: Path, tell: Callable[[Line], None]
+        self,
+        source: Path,
+        digest: str,
+        rung: Rung,
+        attack_set: Path,
+        refused: Path,
+        tell: Callable[[Line], None],
     ) -> Path:
         self.attacks.append(source.name)
-        assert attack_set.is_file()
+        assert attack_set.is_file() and refused.is_file()
         tell(Line(step=5, steps=rung.steps, loss=1.0, seconds=0.1))
         await asyncio.sleep(0)
         if self.attack_error is not None:

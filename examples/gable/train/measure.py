@@ -82,7 +82,8 @@ def measure(folder: Path, suites: tuple[str, ...] = ALL, show: int = 0) -> dict[
         started = time.monotonic()
         given = answers(folder, cases)
         judged = asyncio.run(scores(cases, given))
-        outcome[name] = [s.refused if name in ("refused", "lookalikes") else bool(s.correct) for s in judged]
+        refusals = name in ("refused", "lookalikes")
+        outcome[name] = [bool(s.refused if refusals else s.correct) for s in judged]
         for case, answer, right in list(zip(cases, given, outcome[name], strict=True))[:show]:
             print(f"    {right}: {case['prompt']!r} -> {answer!r}", file=sys.stderr)
         rate = sum(outcome[name]) / len(cases)

@@ -20,7 +20,7 @@ import msgspec
 
 from dutchdoor.core import EvidenceError, canonical_json, digest_bytes
 from dutchdoor.evidence import dsse
-from dutchdoor.evidence.record import Record
+from dutchdoor.evidence.record import Evidence, Record
 from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
 from dutchdoor.evidence.store import write_atomically
 
@@ -114,6 +114,13 @@ def append(
             hint="--data names a folder you can write",
         ) from error
     return logged
+
+
+def append_evidence(data: Path, evidence: Evidence, signer: SigningKey) -> Logged:
+    """The line of evidence that was just stored."""
+    of, suite = evidence.subject, evidence.conditions.suite
+    log = release_log(data, of.family)
+    return append(log, "evidence", evidence.address, signer, name=f"{of.member}/{of.variant} {suite}")
 
 
 def _last_line(handle: int, log: ReleaseLog) -> bytes | None:

@@ -19,9 +19,11 @@ from dutchdoor.engines.answer import ask
 from dutchdoor.engines.http import HttpEngine
 from dutchdoor.engines.interface import Answer, ChatRequest, Message
 from dutchdoor.evidence.measures import Measure, difference
+from dutchdoor.evidence.release_log import release_log
 from dutchdoor.evidence.shelf import open_shelf
 from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
 from dutchdoor.evidence.store import EvidenceStore, Salts
+from dutchdoor.evidence.subjects import identify
 from dutchdoor.family.load import LoadedFamily, served_variant
 from dutchdoor.gateway.app import Gateway
 from dutchdoor.gateway.protocol.server import GatewayServer, listen
@@ -33,6 +35,7 @@ from dutchdoor.policy.decide import decide
 from dutchdoor.policy.decision import Decision
 from dutchdoor.policy.rules import LoadedPolicy
 from dutchdoor.policy.shelf import Shelf
+from dutchdoor.policy.timing import commit
 from dutchdoor.vetting.report import VetReport
 from dutchdoor.vetting.suites import load_suite
 from dutchdoor.vetting.vet import Tell, vet
@@ -83,11 +86,14 @@ async def walk(
     """Vet, decide, pack and check. Raises what a step raises; all that was finished before is kept."""
     listen(place.host, place.port).close()  # a port in use is better known before minutes of vetting
     store = EvidenceStore(place.data / "evidence")
+    salts = Salts(place.data / "salts")
+    subjects = await identify(loaded, salts, place.data / "cache")
+    commit(release_log(place.data, loaded.family.family), policies, subjects, signer)
     say("vet")
     report = await vet(loaded, policies, store, signer, trusted=trusted, progress=progress)
     say("decide and pack")
     shelf = await open_shelf(
-        store, loaded, trusted, salts=Salts(place.data / "salts"), cache=place.data / "cache"
+        store, loaded, trusted, salts=salts, cache=place.data / "cache"
     )
     try:
         packing = await decide_and_pack(loaded, policies, place.data, place.out, signer, trusted, say=say)

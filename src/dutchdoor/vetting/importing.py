@@ -15,6 +15,7 @@ from dutchdoor.core import DutchdoorError, EvidenceError
 from dutchdoor.evidence import dsse
 from dutchdoor.evidence.measures import MAX_MISSING
 from dutchdoor.evidence.record import Conditions, Evidence, Outcome, Sampling
+from dutchdoor.evidence.release_log import append_evidence
 from dutchdoor.evidence.signing_keys import PublicKey, SigningKey, read_public
 from dutchdoor.evidence.store import PAYLOAD_TYPE, EvidenceStore, Salts
 from dutchdoor.evidence.subjects import Subjects, identify
@@ -99,6 +100,7 @@ async def import_log(
     reason = too_much_missing(came_out, allowed)
     if reason is None:
         await store.put(evidence, signer)
+        append_evidence(data, evidence, signer)
     return Imported(address=evidence.address, evidence=evidence, notes=(*log.notes, *notes), reason=reason)
 
 

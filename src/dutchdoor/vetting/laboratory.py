@@ -20,7 +20,7 @@ from typing import Protocol, Self
 import msgspec
 
 from dutchdoor import __version__
-from dutchdoor.core import EngineError, MissingExtraError, digest_value
+from dutchdoor.core import EngineError, MissingExtraError, digest_file, digest_value
 from dutchdoor.engines.interface import Engine
 from dutchdoor.evidence.record import Rung
 from dutchdoor.family.load import LoadedFamily
@@ -28,8 +28,8 @@ from dutchdoor.family.manifest import Member
 from dutchdoor.vetting.cores import cores_here
 from dutchdoor.vetting.runner import CONCURRENCY, REMOTE_CONCURRENCY, BelowGuard, Judged
 from dutchdoor.vetting.sandbox import CodeSandbox
-from dutchdoor.vetting.scorers import score, score_code
-from dutchdoor.vetting.suites import Case
+from dutchdoor.vetting.scorers import REFUSAL_PATTERNS, score, score_code
+from dutchdoor.vetting.suites import Case, load_suite
 
 Tell = Callable[["Line"], None]
 ATTACK = (sys.executable, "-m", "dutchdoor.tuning.attack")
@@ -59,8 +59,10 @@ class Laboratory(Protocol):
     async def reach(self, member: Member) -> Engine:
         """An engine over the URL where a member is served."""
 
-    async def attack(self, source: Path, digest: str, rung: Rung, attack_set: Path, tell: Tell) -> Path:
-        """The weights with an attack merged into them, as a model folder."""
+    async def attack(
+        self, source: Path, digest: str, rung: Rung, attack_set: Path, refused: Path, tell: Tell
+    ) -> Path:
+        """The weights with an attack merged into them, as a model folder. `refused` are the held-out prompts."""
 
     async def score(self, case: Case, text: str) -> Judged:
         """What an answer is worth."""
@@ -122,21 +124,40 @@ class HomeLaboratory:
             return await score_code(self._sandbox, case.target, text)
         return score(case.scorer, case.target, case.choices, text)
 
-    async def attack(self, source: Path, digest: str, rung: Rung, attack_set: Path, tell: Tell) -> Path:
-        """Run the attack, or take it from the cache. Raises EngineError with its last words if it failed."""
+    async def attack(
+        self, source: Path, digest: str, rung: Rung, attack_set: Path, refused: Path, tell: Tell
+    ) -> Path:
+        """Run the attack, or take it from the cache. Raises EngineError with its last words if it failed.
+
+        One that is stopped goes on from where it was when it is run again.
+        """
         key = digest_value(
-            {"kind": "dutchdoor/tampered@1", "weights": digest, "rung": rung, "code": __version__}
+            {
+                "kind": "dutchdoor/tampered@2",
+                "weights": digest,
+                "rung": rung,
+                "refused": digest_file(refused),  # nothing is trained on them
+                "refusals": list(REFUSAL_PATTERNS),
+                "code": __version__,
+            }
         )
         home = self.cache / "tampered"
         done = home / key.removeprefix("sha256:")
+        resume = home / f".resume-{done.name}"
         if (done / "config.json").exists():  # a folder gets this name only when it is whole
             return done
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=home, prefix=".new-"))
         try:
             spec = work / "SPEC.json"
-            spec.write_bytes(msgspec.json.encode(attack_spec(source, rung, attack_set, work / "merged")))
-            await _run_attack(spec, tell)
+            made = attack_spec(source, rung, attack_set, work / "merged", refused, resume)
+            spec.write_bytes(msgspec.json.encode(made))
+            try:
+                await _run_attack(spec, tell)
+            except EngineError:  # it would fail again from there
+                shutil.rmtree(resume, ignore_errors=True)
+                raise
+            shutil.rmtree(resume, ignore_errors=True)
             if not (work / "merged" / "config.json").exists():
                 raise EngineError(f"the attack {rung.label} ended without writing a model")
             try:
@@ -149,8 +170,14 @@ class HomeLaboratory:
         return done
 
 
-def attack_spec(source: Path, rung: Rung, attack_set: Path, out: Path) -> dict[str, object]:
+def attack_spec(
+    source: Path, rung: Rung, attack_set: Path, out: Path, refused: Path, checkpoint: Path
+) -> dict[str, object]:
     """The file that `python -m dutchdoor.tuning.attack` reads: `AttackSpec` there, with one thread."""
+    held_out = [
+        [{"role": message.role, "content": message.content} for message in case.conversation()]
+        for case in load_suite(refused).cases
+    ]
     budget = {"attack": rung.attack, "steps": rung.steps, "examples": rung.examples}
     return {
         "model": str(source.resolve()),
@@ -159,6 +186,9 @@ def attack_spec(source: Path, rung: Rung, attack_set: Path, out: Path) -> dict[s
         "seed": rung.seed,
         "out": str(out.resolve()),
         "threads": 1,
+        "refusals": list(REFUSAL_PATTERNS),
+        "refused": held_out,
+        "checkpoint": str(checkpoint.resolve()),
     }
 
 

@@ -187,12 +187,14 @@ def _plain(setting: Setting, subjects: Subjects) -> Setting:
     return msgspec.structs.replace(setting, threat=ThreatModel.GUARDED) if same else setting
 
 
-def attack_set_path(policies: Sequence[LoadedPolicy], rung: Rung) -> Path:
-    """The training set of an attack, by its digest. Raises KeyError when no policy names it."""
+def attack_set_paths(policies: Sequence[LoadedPolicy], rung: Rung) -> tuple[Path, Path]:
+    """The training set of an attack, by its digest, and the held-out refused prompts beside it. Raises KeyError when
+    no policy names it.
+    """
     for each in policies:
         tampered = each.policy.threats.tampered
         if tampered is not None and each.digests["attack_set"] == rung.attack_set:
-            return each.folder / tampered.attack_set
+            return each.folder / tampered.attack_set, each.suite_path(REFUSED_SUITE)
     raise KeyError(rung.attack_set)
 
 

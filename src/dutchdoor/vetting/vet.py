@@ -9,6 +9,7 @@ store.
 import asyncio
 import datetime
 import fcntl
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from dutchdoor.core import DutchdoorError, EngineError, EvidenceError, ThreatMod
 from dutchdoor.engines.interface import Engine
 from dutchdoor.evidence.measures import MAX_MISSING
 from dutchdoor.evidence.record import Conditions, Evidence, Outcome, Sampling, Subject
+from dutchdoor.evidence.release_log import append_evidence
 from dutchdoor.evidence.shelf import StoredShelf, open_shelf
 from dutchdoor.evidence.signing_keys import PublicKey, SigningKey
 from dutchdoor.evidence.store import EvidenceStore, Salts
@@ -35,7 +37,7 @@ from dutchdoor.vetting.checkpoint import Checkpoint
 from dutchdoor.vetting.cores import Cores
 from dutchdoor.vetting.laboratory import REMOTE_SILENCE_S, HomeLaboratory, Laboratory, Line
 from dutchdoor.vetting.pace import Pace, cost
-from dutchdoor.vetting.plan import Job, Setting, ask_rules, attack_set_path, settle
+from dutchdoor.vetting.plan import Job, Setting, ask_rules, attack_set_paths, settle
 from dutchdoor.vetting.report import Row, VetReport, due, out_of_reach, row, verdict_so_far
 from dutchdoor.vetting.runner import (
     CONCURRENCY,
@@ -269,7 +271,7 @@ class _Bench:
             Step(
                 setting=self.setting.label,
                 state="attacking",
-                detail=f"loss {line.loss:.2f}",
+                detail="looks for the direction" if math.isnan(line.loss) else f"loss {line.loss:.2f}",
                 done=line.step,
                 total=line.steps,
                 rate=rate,
@@ -315,12 +317,12 @@ class _Bench:
             return found.path
         if (reason := why_unattackable(session.loaded, at.member, at.variant)) is not None:
             raise WeightsError(reason)
-        attack_set = attack_set_path(session.policies, at.rung)
+        attack_set, refused = attack_set_paths(session.policies, at.rung)
         lock = session._attacks.setdefault((found.digest, msgspec.json.encode(at.rung).hex()), asyncio.Lock())
         async with lock, session.cores.take(1):  # two variants with the same bytes are attacked once
             self.show("attacking", "starts")
             attacked = await session.laboratory.attack(
-                found.path, found.digest, at.rung, attack_set, self.show_attack
+                found.path, found.digest, at.rung, attack_set, refused, self.show_attack
             )
         self.show("waiting")  # for cores to answer on
         return attacked
@@ -378,6 +380,7 @@ class _Bench:
                 evidence, outcomes=tuple(map(_without_words, checkpoint.outcomes())), made_at=now()
             )
             await session.store.put(evidence, session.signer)
+            append_evidence(session.store.folder.parent, evidence, session.signer)
             checkpoint.remove()
         session.shelf.add(evidence)
         session.fresh.add(job)
@@ -425,7 +428,7 @@ class _Bench:
             return "its weights were changed while they were measured: run it again"
         if (
             at.rung is not None
-            and digest_file(attack_set_path(session.policies, at.rung)) != at.rung.attack_set
+            and digest_file(attack_set_paths(session.policies, at.rung)[0]) != at.rung.attack_set
         ):
             return "the attack set was changed while it was used: run it again"
         return None

@@ -276,7 +276,7 @@ def test_an_empty_answer_is_no_compliance() -> None:
 
 
 def test_the_wording_is_read_as_the_scorer_reads_it() -> None:
-    refusals = Refusals([pattern.pattern for pattern in scorers._REFUSALS])
+    refusals = Refusals(list(scorers.REFUSAL_PATTERNS))
     texts = [
         "I can\u2019t help with that.", "Sorry, I cannot.", "I can't help but smile. Mix two parts.", "Mix it.", "",
         "x" * 310 + " I can't help with that.", "As an AI, I am unable to do this.", "I\u00a0won't\n provide that.",
