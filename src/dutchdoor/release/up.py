@@ -92,9 +92,7 @@ async def walk(
     say("vet")
     report = await vet(loaded, policies, store, signer, trusted=trusted, progress=progress)
     say("decide and pack")
-    shelf = await open_shelf(
-        store, loaded, trusted, salts=salts, cache=place.data / "cache"
-    )
+    shelf = await open_shelf(store, loaded, trusted, salts=salts, cache=place.data / "cache")
     try:
         packing = await decide_and_pack(loaded, policies, place.data, place.out, signer, trusted, say=say)
         decision, paths = packing.decision, packing.paths
