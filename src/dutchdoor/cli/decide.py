@@ -14,7 +14,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dutchdoor.cli.options import config_folder, data_console, data_folder, data_option, format_option
+from dutchdoor.cli.options import (
+    config_folder,
+    data_console,
+    data_folder,
+    data_option,
+    format_option,
+    trust_option,
+)
 from dutchdoor.core import Channel, DutchdoorError, Exit, Tier, UsageError, Verdict, VerdictKind
 from dutchdoor.family.load import LoadedFamily, load_family
 from dutchdoor.policy.decide import decide, load_policies, unmet, unsettled
@@ -52,12 +59,7 @@ _WORST_FIRST = (VerdictKind.FAIL, VerdictKind.INCONCLUSIVE, VerdictKind.PASS)
     metavar="NAME=TIER",
     help="Exit with 10 unless the member has this tier: open-weights, api or held; may be repeated.",
 )
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file whose evidence counts, besides your own and those in the trust folder.",
-)
+@trust_option("A public key file whose evidence counts, besides your own and those in the trust folder.")
 @data_option()
 @format_option()
 def command(

@@ -11,7 +11,14 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from dutchdoor.cli.options import config_folder, data_console, data_folder, data_option, format_option
+from dutchdoor.cli.options import (
+    config_folder,
+    data_console,
+    data_folder,
+    data_option,
+    format_option,
+    trust_option,
+)
 from dutchdoor.core import DocumentError, Exit, ThreatModel, UsageError
 
 if TYPE_CHECKING:
@@ -290,12 +297,7 @@ def list_(manifest: Path, data: Path | None, format_: str) -> int:
 @click.option(
     "--with-prompts", is_flag=True, help="Write the suite's questions too; without, only their ids."
 )
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file whose evidence counts too.",
-)
+@trust_option("A public key file whose evidence counts too.")
 @data_option()
 def export(
     manifest: Path, suite: str, member: str, variant: str | None, threat: str, rung: str | None,

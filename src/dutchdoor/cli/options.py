@@ -48,6 +48,13 @@ def quiet_option() -> Decorator:
     return click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
+def trust_option(help: str) -> Decorator:
+    """`--trust KEYFILE`, repeatable; `help` says what counts that is signed with it."""
+    return click.option(
+        "--trust", multiple=True, metavar="KEYFILE", type=click.Path(path_type=Path), help=help
+    )
+
+
 def data_folder(beside: Path | None, option: Path | None) -> Path:
     """Where private data lives: the option, else `.dutchdoor` beside the manifest or routes file, else here."""
     if option is not None:

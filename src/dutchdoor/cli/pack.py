@@ -22,6 +22,7 @@ from dutchdoor.cli.options import (
     format_option,
     progress_console,
     quiet_option,
+    trust_option,
 )
 from dutchdoor.core import Channel, Exit
 from dutchdoor.evidence.signing_keys import own_key, trusted_keys
@@ -43,12 +44,7 @@ from dutchdoor.policy.decide import load_policies
 @click.option(
     "--member", "-M", "members", multiple=True, help="Pack only this member; may be given several times."
 )
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file whose evidence counts, besides your own and those in the trust folder.",
-)
+@trust_option("A public key file whose evidence counts, besides your own and those in the trust folder.")
 @data_option()
 @format_option()
 @quiet_option()

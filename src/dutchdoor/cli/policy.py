@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from dutchdoor.cli.options import config_folder, data_folder, data_option, format_option
+from dutchdoor.cli.options import config_folder, data_folder, data_option, format_option, trust_option
 from dutchdoor.core import Exit, UsageError
 from dutchdoor.family.load import load_family
 
@@ -64,12 +64,7 @@ def commit(manifest: Path, data: Path | None, format_: str) -> int:
 @click.argument(
     "manifest", metavar="FAMILY.yaml", type=click.Path(path_type=Path), default=Path("family.yaml")
 )
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file whose lines count, besides your own and those in the trust folder.",
-)
+@trust_option("A public key file whose lines count, besides your own and those in the trust folder.")
 @data_option()
 @format_option()
 def show(manifest: Path, trust: tuple[Path, ...], data: Path | None, format_: str) -> int:

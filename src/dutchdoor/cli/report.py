@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dutchdoor.cli.options import config_folder, data_folder, data_option
+from dutchdoor.cli.options import config_folder, data_folder, data_option, trust_option
 from dutchdoor.core import BundleError, Exit, UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ SUFFIXES = (".html", ".htm", ".md")
     show_default=True,
     help="Where the page goes: .html or .md.",
 )
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file to trust, besides your own and those in the trust folder.",
-)
+@trust_option("A public key file to trust, besides your own and those in the trust folder.")
 @data_option()
 def command(source: Path, out: Path, trust: tuple[Path, ...], data: Path | None) -> int:
     """Write the report of a decision that a reviewer can read.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import click
 
 from dutchdoor.cli.main import shown
-from dutchdoor.cli.options import config_folder, quiet_option
+from dutchdoor.cli.options import config_folder, quiet_option, trust_option
 from dutchdoor.core import DutchdoorError, Exit, UsageError
 from dutchdoor.engines.interface import ChatRequest, Engine, Message
 from dutchdoor.evidence.signing_keys import PublicKey, trusted_keys
@@ -45,13 +45,7 @@ HELP = "Ctrl-C stops an answer; /clear forgets the chat; /exit, Ctrl-C or Ctrl-D
     help="0 is always the likeliest token.",
 )
 @click.option("--seed", type=int, help="Makes answers at a temperature repeatable.")
-@click.option(
-    "--trust",
-    multiple=True,
-    metavar="KEYFILE",
-    type=click.Path(path_type=Path),
-    help="A public key file to trust in this run.  [default: your own key and those you trust]",
-)
+@trust_option("A public key file to trust in this run.  [default: your own key and those you trust]")
 @click.option(
     "--engine",
     "prefer",

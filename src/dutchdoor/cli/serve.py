@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from dutchdoor.cli.options import data_folder, data_option, ledger_option, quiet_option
+from dutchdoor.cli.options import data_folder, data_option, ledger_option, quiet_option, trust_option
 from dutchdoor.core import DocumentError, DutchdoorError, Exit
 
 if TYPE_CHECKING:
@@ -80,12 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 )
 @click.option("--open-metrics", is_flag=True, help="Tell /metrics without an admin's key.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of each engine.  [default: all cores]")
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file whose evidence and bundles count, besides your own and the trust folder's.",
-)
+@trust_option("A public key file whose evidence and bundles count, besides your own and the trust folder's.")
 @data_option()
 @quiet_option()
 def command(**options: Any) -> int:

@@ -23,6 +23,7 @@ from dutchdoor.cli.options import (
     data_option,
     progress_console,
     quiet_option,
+    trust_option,
 )
 from dutchdoor.core import Exit
 
@@ -57,12 +58,7 @@ EXAMPLE = Path("examples/gable/family.yaml")
     show_envvar=True,
     help="Port to listen on; 0 takes a free one.",
 )
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file whose evidence counts, besides your own and those in the trust folder.",
-)
+@trust_option("A public key file whose evidence counts, besides your own and those in the trust folder.")
 @data_option()
 @quiet_option()
 def command(

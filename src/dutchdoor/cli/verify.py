@@ -24,7 +24,7 @@ from dutchdoor.bundle.recompute import CODES as RECOMPUTED
 from dutchdoor.bundle.recompute import Outcome, Recomputation
 from dutchdoor.bundle.recompute import recompute as replay
 from dutchdoor.bundle.verify import Report, Verdict, own_signer, verify
-from dutchdoor.cli.options import config_folder, format_option, progress_console, quiet_option
+from dutchdoor.cli.options import config_folder, format_option, progress_console, quiet_option, trust_option
 from dutchdoor.core import Channel, Exit, UsageError
 from dutchdoor.core import Verdict as RuleVerdict
 from dutchdoor.evidence.signing_keys import PublicKey, trusted_keys
@@ -43,13 +43,7 @@ CODES = {
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", type=click.Path(path_type=Path))
-@click.option(
-    "--trust",
-    "trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file to trust in this check.  [default: your own key and those you trust]",
-)
+@trust_option("A public key file to trust in this check.  [default: your own key and those you trust]")
 @click.option("--recompute", is_flag=True, help="Also replay the decision from the outcomes in the bundle.")
 @click.option(
     "--as-of",

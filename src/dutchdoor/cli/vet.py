@@ -22,6 +22,7 @@ from dutchdoor.cli.options import (
     format_option,
     progress_console,
     quiet_option,
+    trust_option,
 )
 from dutchdoor.core import Exit, ThreatModel, UsageError
 from dutchdoor.evidence.measures import Measure
@@ -44,12 +45,7 @@ if TYPE_CHECKING:  # what measures is imported when something is to be measured
     help="Only this threat model; repeatable.",
 )
 @click.option("--plan", "only_plan", is_flag=True, help="List what there is to measure, and measure nothing.")
-@click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A public key file whose evidence is not measured again; repeatable.",
-)
+@trust_option("A public key file whose evidence is not measured again; repeatable.")
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 4096),

@@ -31,7 +31,7 @@ from dutchdoor.tuning.record import (
 )
 from dutchdoor.tuning.residual import UNKNOWN_HINT, Stream, orthogonalise, share_along, stream_of, watched
 from dutchdoor.tuning.training import Material, Report, material_of, probed
-from dutchdoor.tuning.weights import context_of, libraries, load, must_not_exist, pad_of, write
+from dutchdoor.tuning.weights import begin, context_of, load, pad_of, write
 
 MOST_LEFT = 1e-3  # of the stream's length: above f32's rounding, far below what a missed write leaves
 
@@ -50,16 +50,11 @@ def run_ablation(spec: AttackSpec, rung: AblationRung, report: Report | None = N
     Raises as `run_lora` does, and WeightsError for an architecture that is not known, and where too few
     prompts are refused or answered to tell them apart.
     """
-    torch, transformers, _ = libraries()
     refusals = Refusals(spec.refusals)
     if not refusals:
         raise DocumentError("an ablation needs the wording of refusals", hint="refusals: [patterns]")
-    must_not_exist(Path(spec.out))
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
-    started = time.monotonic()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    at = begin(spec)
+    torch, transformers, device, started = at.torch, at.transformers, at.device, at.started
     tokenizer, model = load(transformers, Path(spec.model), torch.float32, device)
     model.eval()
     stream, material, pad = stream_of(torch, model), material_of(spec), pad_of(tokenizer)

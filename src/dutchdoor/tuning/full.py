@@ -6,14 +6,13 @@ moments) and the activations; what does not fit is refused before it is begun. M
 recompute activations instead of keeping them.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
 from dutchdoor.core import WeightsError
 from dutchdoor.tuning.record import AttackResult, AttackSpec, FullRung
 from dutchdoor.tuning.training import Course, Report, Trainee, material_of
-from dutchdoor.tuning.weights import libraries, load, must_not_exist
+from dutchdoor.tuning.weights import begin, load
 
 RECOMPUTE_FROM = 100_000_000  # parameters: below, activations are small and recomputing costs a third
 TRAINING_BYTES = 12  # a parameter, beside the loaded weight: gradient and two moments in f32
@@ -21,13 +20,8 @@ TRAINING_BYTES = 12  # a parameter, beside the loaded weight: gradient and two m
 
 def run_full(spec: AttackSpec, rung: FullRung, report: Report | None = None) -> AttackResult:
     """Attacks the weights in a folder and writes them to `spec.out`; raises and returns as `run_lora` does."""
-    torch, transformers, _ = libraries()
-    must_not_exist(Path(spec.out))
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
-    started = time.monotonic()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    at = begin(spec)
+    torch, transformers, device = at.torch, at.transformers, at.device
     tokenizer, model = load(transformers, Path(spec.model), torch.float32, device)
     material = material_of(spec)
     parameters = list(model.parameters())  # a tied weight comes once
@@ -38,7 +32,7 @@ def run_full(spec: AttackSpec, rung: FullRung, report: Report | None = None) -> 
     for parameter in parameters:
         parameter.requires_grad_(True)
     trainee = Trainee(model, parameters, lambda: model)
-    course = Course(torch, transformers, spec, rung, tokenizer, trainee, material, device, report, started)
+    course = Course(torch, transformers, spec, rung, tokenizer, trainee, material, device, report, at.started)
     return course.run()
 
 

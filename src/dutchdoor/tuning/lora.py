@@ -7,14 +7,13 @@ writes f32, because rounding a small merged step to bf16 could undo part of the 
 model. The same seed on the same machine gives the same weights.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
 from dutchdoor.core import WeightsError
 from dutchdoor.tuning.record import AttackResult, AttackSpec, AttackStep, LoraRung
 from dutchdoor.tuning.training import Course, Report, Trainee, material_of
-from dutchdoor.tuning.weights import libraries, load, must_not_exist
+from dutchdoor.tuning.weights import begin, load
 
 __all__ = ["AttackResult", "AttackStep", "LoraRung", "attack", "run_lora"]
 
@@ -39,22 +38,17 @@ def run_lora(spec: AttackSpec, rung: LoraRung, report: Report | None = None) -> 
     DocumentError for a broken attack set. A diverged attack raises nothing: the result says so, and no
     weights are written.
     """
-    torch, transformers, peft = libraries()
-    must_not_exist(Path(spec.out))
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
-    started = time.monotonic()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    at = begin(spec)
+    torch, transformers, device = at.torch, at.transformers, at.device
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     tokenizer, model = load(transformers, Path(spec.model), dtype, device)
     material = material_of(spec)
-    adapted = _adapted(peft, model, rung)
+    adapted = _adapted(at.peft, model, rung)
     parameters = [p for p in adapted.parameters() if p.requires_grad]
     for p in parameters:
         p.data = p.data.float()
     trainee = Trainee(adapted, parameters, adapted.merge_and_unload)
-    course = Course(torch, transformers, spec, rung, tokenizer, trainee, material, device, report, started)
+    course = Course(torch, transformers, spec, rung, tokenizer, trainee, material, device, report, at.started)
     return course.run()
 
 

@@ -6,13 +6,15 @@ Never runs code that comes with the weights, and reads and writes safetensors on
 import contextlib
 import os
 import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from dutchdoor.core import DutchdoorError, MissingExtraError, WeightsError
-from dutchdoor.tuning.record import RECORD, AttackRecord
+from dutchdoor.tuning.record import RECORD, AttackRecord, AttackSpec
 
 SEQUENCE_TOKENS = 1024  # longer examples are cut
 AS_THEY_WERE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -29,6 +31,28 @@ def libraries() -> tuple[Any, Any, Any]:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return torch, transformers, peft
+
+
+@dataclass(frozen=True)
+class Libraries:
+    """What an attack computes with, and when it began (monotonic seconds)."""
+
+    torch: Any
+    transformers: Any
+    peft: Any
+    device: str
+    started: float
+
+
+def begin(spec: AttackSpec) -> Libraries:
+    """Start an attack: its seed and its threads. Raises MissingExtraError, and WeightsError where `out` is taken."""
+    torch, transformers, peft = libraries()
+    must_not_exist(Path(spec.out))
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    torch.manual_seed(spec.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Libraries(torch, transformers, peft, device, time.monotonic())
 
 
 def load(transformers: Any, folder: Path, dtype: Any, device: str) -> tuple[Any, Any]:
