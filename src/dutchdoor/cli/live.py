@@ -1,7 +1,7 @@
 """The live display of `vet` and `up`: each model at work with its rate and what it has come to, all of it with the
 time left.
 
-Shows and remembers; what it shows comes as `dutchdoor.vetting.vet.Step`. When stderr is no terminal there is
+Shows and remembers; what it shows comes as `dutchdoor.vetting.bench.Step`. When stderr is no terminal there is
 at most a plain line every ten seconds, and only where something takes longer than that.
 """
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # what measures is imported when something is to be measured
-    from dutchdoor.vetting.vet import Step
+    from dutchdoor.vetting.bench import Step
 
 REFRESH_HZ = 8
 BAR, WHOLE_BAR = 16, 40  # columns

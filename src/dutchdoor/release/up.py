@@ -36,9 +36,10 @@ from dutchdoor.policy.decision import Decision
 from dutchdoor.policy.rules import LoadedPolicy
 from dutchdoor.policy.shelf import Shelf
 from dutchdoor.policy.timing import commit
+from dutchdoor.vetting.bench import Tell
 from dutchdoor.vetting.report import VetReport
 from dutchdoor.vetting.suites import load_suite
-from dutchdoor.vetting.vet import Tell, vet
+from dutchdoor.vetting.vet import vet
 
 KEY_NAME = "up"  # the key that `up` shows; the one before it is revoked, since it can't be shown again
 GREETING = "What is 2 + 3?"  # where the policies have no skill suite to take a question from

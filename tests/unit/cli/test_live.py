@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dutchdoor.cli.live import Display
-from dutchdoor.vetting.vet import Step
+from dutchdoor.vetting.bench import Step
 
 
 class Clock:

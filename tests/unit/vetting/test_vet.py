@@ -27,10 +27,11 @@ from dutchdoor.evidence.subjects import serve_digest
 from dutchdoor.family.weights import variant_digest
 from dutchdoor.policy.decide import decide
 from dutchdoor.policy.decision import Decision
+from dutchdoor.vetting.bench import Step
 from dutchdoor.vetting.plan import Setting, plan
 from dutchdoor.vetting.report import VetReport
 from dutchdoor.vetting.runner import Patience
-from dutchdoor.vetting.vet import Step, only_one, planned, vet
+from dutchdoor.vetting.vet import only_one, planned, vet
 from tests.fakes.families import (
     FAMILY,
     HARMLESS,
